@@ -1,1 +1,46 @@
-//! stub
+//! The verbs of the shop: owners, their messages, how to reach them. The only crate, with the supervisor, that knows ractor.
+
+mod addr;
+pub mod catalog;
+pub mod customers;
+pub mod orders;
+mod owner;
+pub mod passwords;
+mod service;
+pub mod users;
+
+pub use addr::{Addr, Figures, Mailbox, Reply};
+pub use owner::{Handled, Me, Owner, answer, hire};
+pub use service::{Service, launch};
+
+use shop_persistence::users::{Role, UserId};
+use shop_persistence::{Error, Result};
+
+/// Who asks: a user whose token was good.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Who.
+    pub id: UserId,
+    /// The name to sign in with.
+    pub username: String,
+    /// What the user may do now.
+    pub role: Role,
+}
+
+impl Caller {
+    /// Only an administrator may.
+    pub fn must_be_admin(&self) -> Result<()> {
+        match self.role {
+            Role::Admin => Ok(()),
+            Role::User => Err(Error::Forbidden("only an administrator may do this")),
+        }
+    }
+
+    /// Only `owner` may, or an administrator.
+    pub fn must_be(&self, owner: UserId, otherwise: &'static str) -> Result<()> {
+        match self.id == owner || self.role == Role::Admin {
+            true => Ok(()),
+            false => Err(Error::Forbidden(otherwise)),
+        }
+    }
+}

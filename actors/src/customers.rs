@@ -1,0 +1,57 @@
+//! The owner of customers: what the catalog and order nodes have heard of the auth node's users.
+
+use shop_persistence::customers::{self, Customer, News};
+use shop_persistence::users::UserId;
+use shop_persistence::{Database, Result, Session};
+use tokio::sync::broadcast;
+
+use crate::{Handled, Me, Owner, Reply, answer};
+
+/// What the owner of customers may be asked.
+#[derive(Debug)]
+pub enum Msg {
+    /// Users signed up, changed or left.
+    Hear(Vec<News>, Reply<()>),
+    /// Who is this, as far as this node has heard?
+    Find(UserId, Reply<Option<Customer>>),
+}
+
+/// Owns customers.
+#[derive(Debug)]
+pub struct Customers {
+    session: Session,
+    changed: broadcast::Sender<UserId>,
+}
+
+impl Customers {
+    /// An owner of the customers in this database, who says whose news it heard: a hint, for whoever has a
+    /// verified token of theirs at hand.
+    pub fn new(database: &Database, changed: broadcast::Sender<UserId>) -> Customers {
+        Customers { session: database.session(), changed }
+    }
+
+    async fn hear(&mut self, news: Vec<News>) -> Result<()> {
+        let mut tx = self.session.begin().await?;
+        let changed = customers::upsert(&mut tx, &news).await?;
+        tx.commit().await?;
+        for id in changed {
+            self.changed.send(id).ok(); // nobody may be interested
+        }
+        Ok(())
+    }
+
+    async fn find(&mut self, id: UserId) -> Result<Option<Customer>> {
+        customers::find(self.session.connection().await?, id).await
+    }
+}
+
+impl Owner for Customers {
+    type Msg = Msg;
+
+    async fn handle(&mut self, _: &Me<Msg>, message: Msg) -> Handled {
+        match message {
+            Msg::Hear(news, reply) => answer(reply, self.hear(news).await),
+            Msg::Find(id, reply) => answer(reply, self.find(id).await),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Passwords and their bcrypt hashes, made and compared on threads of their own, so that a flood of logins
+//! slows logins alone.
+
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use shop_persistence::{Error, Invalid, Result};
+use tokio::sync::oneshot;
+
+/// bcrypt reads no further (<https://www.usenix.org/legacy/events/usenix99/provos/provos.pdf>, 4).
+const MOST_BYTES: usize = 72;
+
+/// A password that may be set: at least 8 characters, and at most the 72 bytes that bcrypt reads.
+#[derive(Clone)]
+pub struct Password(String);
+
+impl Password {
+    /// Reads a password.
+    pub fn parse(text: String) -> Result<Password, Invalid> {
+        if text.chars().count() < 8 {
+            return Err(Invalid("must be at least 8 characters long".into()));
+        }
+        if text.len() > MOST_BYTES {
+            return Err(Invalid("must be at most 72 bytes long in UTF-8".into()));
+        }
+        if text.contains('\0') {
+            return Err(Invalid("must not contain U+0000".into()));
+        }
+        Ok(Password(text))
+    }
+}
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Password(…)")
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The threads that hash.
+#[derive(Debug, Clone)]
+pub struct Passwords {
+    jobs: SyncSender<Job>,
+    decoy: Arc<Decoy>,
+}
+
+/// The hash of a password that nobody has: to compare with it takes as long as with a real one.
+#[derive(Debug)]
+struct Decoy {
+    cost: u32,
+    hash: OnceLock<Result<String, bcrypt::BcryptError>>,
+}
+
+impl Decoy {
+    fn hash(&self) -> Result<&str> {
+        let hash = || bcrypt::hash("nobody has this password", self.cost);
+        match self.hash.get_or_init(hash) {
+            Ok(hash) => Ok(hash),
+            Err(error) => Err(Error::Bug(error.to_string().into())),
+        }
+    }
+}
+
+impl Passwords {
+    /// Starts `threads` that hash with `cost` (4 to 31: each step doubles the time); `capacity` jobs may wait.
+    pub fn start(threads: usize, cost: u32, capacity: usize) -> Result<Passwords> {
+        let decoy = Arc::new(Decoy { cost, hash: OnceLock::new() });
+        let (jobs, waiting) = sync_channel(capacity);
+        let waiting = Arc::new(Mutex::new(waiting));
+        for thread in 0..threads.max(1) {
+            let (waiting, decoy) = (waiting.clone(), decoy.clone());
+            std::thread::Builder::new()
+                .name(format!("bcrypt-{thread}"))
+                .spawn(move || {
+                    drop(decoy.hash()); // made before it is needed, so that the first login takes no longer than others
+                    work(&waiting);
+                })
+                .map_err(|error| Error::Bug(error.into()))?;
+        }
+        Ok(Passwords { jobs, decoy })
+    }
+
+    /// The hash to keep of a password.
+    pub async fn hash(&self, password: Password) -> Result<String> {
+        let cost = self.decoy.cost;
+        self.run(move || {
+            bcrypt::non_truncating_hash(password.0, cost).map_err(|error| Error::Bug(error.into()))
+        })
+        .await?
+    }
+
+    /// Whether `password` is the one that `hash` was made of. Takes the same time whatever the answer, and
+    /// also when there is no hash to compare with.
+    pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool> {
+        let decoy = self.decoy.clone();
+        self.run(move || {
+            let comparable = password.len() <= MOST_BYTES && !password.contains('\0');
+            let (password, hash) = match &hash {
+                Some(hash) if comparable => (password.as_str(), hash.as_str()),
+                _ => ("", decoy.hash()?),
+            };
+            bcrypt::verify(password, hash).map_err(|error| Error::Bug(error.into()))
+        })
+        .await?
+    }
+
+    async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let job = move || {
+            if !reply.is_closed() {
+                reply.send(job()).ok(); // the asker may have lost patience
+            }
+        };
+        match self.jobs.try_send(Box::new(job)) {
+            Ok(()) => answer.await.map_err(|_| Error::Away("the password check ended".into())),
+            Err(TrySendError::Full(_)) => Err(Error::Overloaded("password check".into())),
+            Err(TrySendError::Disconnected(_)) => {
+                Err(Error::Away("the password check ended".into()))
+            }
+        }
+    }
+}
+
+/// Works off jobs until nobody is left to send one.
+fn work(waiting: &Mutex<Receiver<Job>>) {
+    loop {
+        let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        match job {
+            Ok(job) => job(),
+            Err(_) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_has_8_characters_and_at_most_72_bytes() {
+        for good in ["12345678", "пароль-1", &"x".repeat(72), &"ы".repeat(36)] {
+            assert!(Password::parse(good.into()).is_ok(), "{good}");
+        }
+        for bad in ["", "1234567", &"x".repeat(73), &"ы".repeat(37), "1234567\0"] {
+            assert!(Password::parse(bad.into()).is_err(), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_right_password_is_verified() {
+        let passwords = Passwords::start(1, 4, 8).unwrap();
+        let hash = passwords.hash(Password::parse("correct horse".into()).unwrap()).await.unwrap();
+        assert!(passwords.verify("correct horse".into(), Some(hash.clone())).await.unwrap());
+        assert!(!passwords.verify("wrong horse".into(), Some(hash)).await.unwrap());
+        assert!(!passwords.verify("nobody has this password".into(), None).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_longer_password_is_not_the_one_it_begins_with() {
+        let passwords = Passwords::start(1, 4, 8).unwrap();
+        let longest = "x".repeat(72);
+        let hash = passwords.hash(Password::parse(longest.clone()).unwrap()).await.unwrap();
+        assert!(!passwords.verify(longest + "y", Some(hash)).await.unwrap());
+    }
+}

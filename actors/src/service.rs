@@ -1,0 +1,79 @@
+//! What a service is: an actor whose work is not to answer messages but to keep something going.
+
+use std::future::Future;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::Handled;
+
+/// Keeps something going: a listener, a connection, a process.
+pub trait Service: Send + 'static {
+    /// Works until `stop` is cancelled, then ends in good order. To end before that is a failure, whatever is returned.
+    fn run(self, stop: CancellationToken) -> impl Future<Output = Handled> + Send;
+}
+
+/// Starts `service` under `supervisor`. When it is stopped it has `grace` to end in good order.
+pub async fn launch<S: Service>(
+    service: S,
+    grace: Duration,
+    supervisor: ActorCell,
+) -> Result<ActorCell, SpawnErr> {
+    let keeper = Keeper(PhantomData);
+    let (actor, _) = Actor::spawn_linked(None, keeper, (service, grace), supervisor).await?;
+    Ok(actor.get_cell())
+}
+
+/// The ractor actor that a service is.
+struct Keeper<S>(PhantomData<fn() -> S>);
+
+/// The one message: the service's work has ended.
+struct Ended(Result<Handled, tokio::task::JoinError>);
+
+struct Kept {
+    stop: CancellationToken,
+    work: AbortOnDropHandle<()>,
+    grace: Duration,
+}
+
+impl<S: Service> Actor for Keeper<S> {
+    type Msg = Ended;
+    type State = Kept;
+    type Arguments = (S, Duration);
+
+    async fn pre_start(
+        &self,
+        actor: ActorRef<Ended>,
+        (service, grace): Self::Arguments,
+    ) -> Result<Kept, ActorProcessingErr> {
+        let stop = CancellationToken::new();
+        let work = tokio::spawn(service.run(stop.clone()));
+        let work = tokio::spawn(async move {
+            let ended = AbortOnDropHandle::new(work).await;
+            actor.send_message(Ended(ended)).ok(); // it may be stopping already
+        });
+        Ok(Kept { stop, work: AbortOnDropHandle::new(work), grace })
+    }
+
+    async fn handle(&self, _: ActorRef<Ended>, Ended(ended): Ended, _: &mut Kept) -> Handled {
+        match ended {
+            Ok(Ok(())) => Err("it ended by itself".into()),
+            Ok(Err(error)) => Err(error),
+            Err(panicked) => Err(panicked.into()),
+        }
+    }
+
+    async fn post_stop(&self, _: ActorRef<Ended>, kept: &mut Kept) -> Handled {
+        kept.stop.cancel();
+        if tokio::time::timeout(kept.grace, &mut kept.work).await.is_err() {
+            tracing::warn!(
+                grace_s = kept.grace.as_secs(),
+                "a service did not end in time and was cut off"
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,141 @@
+//! The owner of users: who there is on the auth node, and what they may do.
+
+use shop_persistence::outbox::{self, Entry};
+use shop_persistence::users::{self, Credentials, NewUser, Profile, Role, User, UserId, Versioned};
+use shop_persistence::{Database, Error, Event, Result, Session, events::Gone};
+
+use crate::{Handled, Me, Owner, Reply, answer};
+
+/// What the owner of users may be asked.
+#[derive(Debug)]
+pub enum Msg {
+    /// Somebody signs up.
+    Register(NewUser, Reply<User>),
+    /// Who is this?
+    Find(UserId, Reply<User>),
+    /// Who has this name, whatever its case, and what does the password hash to?
+    FindCredentials(String, Reply<Option<Credentials>>),
+    /// Everybody, in the order of signing up.
+    List(Reply<Vec<User>>),
+    /// A user changes its name or address.
+    Update(UserId, Profile, Reply<User>),
+    /// An administrator changes what a user may do.
+    SetRole(UserId, Role, Reply<User>),
+    /// An administrator removes a user.
+    Delete(UserId, Reply<()>),
+    /// Is there an administrator?
+    HasAdmin(Reply<bool>),
+    /// Makes the first administrator, unless there is one; says whether it did.
+    RegisterFirstAdmin(NewUser, Reply<bool>),
+}
+
+/// Owns users.
+#[derive(Debug)]
+pub struct Users {
+    session: Session,
+}
+
+impl Users {
+    /// An owner of the users in this database.
+    pub fn new(database: &Database) -> Users {
+        Users { session: database.session() }
+    }
+
+    async fn register(&mut self, new: NewUser) -> Result<User> {
+        let mut tx = self.session.begin().await?;
+        let Versioned { user, version } = users::insert(&mut tx, &new).await?;
+        outbox::append(&mut tx, &[Entry::new(Event::UserCreated(user.clone()), version)]).await?;
+        tx.commit().await?;
+        Ok(user)
+    }
+
+    async fn find(&mut self, id: UserId) -> Result<User> {
+        users::find(self.session.connection().await?, id).await
+    }
+
+    async fn find_credentials(&mut self, username: String) -> Result<Option<Credentials>> {
+        users::find_credentials(self.session.connection().await?, &username).await
+    }
+
+    async fn list(&mut self) -> Result<Vec<User>> {
+        users::list(self.session.connection().await?).await
+    }
+
+    async fn update(&mut self, id: UserId, profile: Profile) -> Result<User> {
+        if profile.is_empty() {
+            return self.find(id).await;
+        }
+        let mut tx = self.session.begin().await?;
+        let Versioned { user, version } = users::update(&mut tx, id, &profile).await?;
+        outbox::append(&mut tx, &[Entry::new(Event::UserUpdated(user.clone()), version)]).await?;
+        tx.commit().await?;
+        Ok(user)
+    }
+
+    async fn set_role(&mut self, id: UserId, role: Role) -> Result<User> {
+        let mut tx = self.session.begin().await?;
+        let admins = users::lock_admins(&mut tx).await?;
+        if role != Role::Admin && admins == [id] {
+            return Err(Error::Conflict(
+                "this is the last administrator; make another one first".into(),
+            ));
+        }
+        if users::find(&mut tx, id).await?.role == role {
+            return users::find(&mut tx, id).await;
+        }
+        let Versioned { user, version } = users::set_role(&mut tx, id, role).await?;
+        outbox::append(&mut tx, &[Entry::new(Event::UserUpdated(user.clone()), version)]).await?;
+        tx.commit().await?;
+        Ok(user)
+    }
+
+    async fn delete(&mut self, id: UserId) -> Result<()> {
+        let mut tx = self.session.begin().await?;
+        if users::lock_admins(&mut tx).await? == [id] {
+            return Err(Error::Conflict(
+                "this is the last administrator; make another one first".into(),
+            ));
+        }
+        let version = users::delete(&mut tx, id).await?;
+        outbox::append(&mut tx, &[Entry::new(Event::UserDeleted(Gone { id }), version)]).await?;
+        tx.commit().await
+    }
+
+    async fn has_admin(&mut self) -> Result<bool> {
+        users::has_admin(self.session.connection().await?).await
+    }
+
+    async fn register_first_admin(&mut self, new: NewUser) -> Result<bool> {
+        let mut tx = self.session.begin().await?;
+        users::lock_first_admin(&mut tx).await?;
+        if users::has_admin(&mut tx).await? {
+            return Ok(false);
+        }
+        let Versioned { user, version } = users::insert(&mut tx, &new).await?;
+        outbox::append(&mut tx, &[Entry::new(Event::UserCreated(user), version)]).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+}
+
+impl Owner for Users {
+    type Msg = Msg;
+
+    async fn handle(&mut self, _: &Me<Msg>, message: Msg) -> Handled {
+        match message {
+            Msg::Register(new, reply) => answer(reply, self.register(new).await),
+            Msg::Find(id, reply) => answer(reply, self.find(id).await),
+            Msg::FindCredentials(username, reply) => {
+                answer(reply, self.find_credentials(username).await)
+            }
+            Msg::List(reply) => answer(reply, self.list().await),
+            Msg::Update(id, profile, reply) => answer(reply, self.update(id, profile).await),
+            Msg::SetRole(id, role, reply) => answer(reply, self.set_role(id, role).await),
+            Msg::Delete(id, reply) => answer(reply, self.delete(id).await),
+            Msg::HasAdmin(reply) => answer(reply, self.has_admin().await),
+            Msg::RegisterFirstAdmin(new, reply) => {
+                answer(reply, self.register_first_admin(new).await)
+            }
+        }
+    }
+}

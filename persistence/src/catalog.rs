@@ -1,0 +1,203 @@
+//! The catalog: categories, and the products in them.
+
+use serde::Serialize;
+use sqlx::{FromRow, PgConnection};
+use utoipa::ToSchema;
+
+use crate::{Error, Invalid, Result};
+
+/// Identifies a category.
+pub type CategoryId = i64;
+
+/// Identifies a product, on every node.
+pub type ProductId = i64;
+
+/// A category of products.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow, ToSchema)]
+pub struct Category {
+    /// Identifies the category.
+    #[schema(example = 2)]
+    pub id: CategoryId,
+    /// Its name.
+    #[schema(example = "Teapots")]
+    pub name: String,
+    /// The category it lies in; a root lies in none.
+    #[schema(example = 1)]
+    pub parent_id: Option<CategoryId>,
+    /// How deep it lies: 0 for a root.
+    #[schema(example = 1)]
+    pub level: i32,
+}
+
+/// A product.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow, ToSchema)]
+pub struct Product {
+    /// Identifies the product.
+    #[schema(example = 7)]
+    pub id: ProductId,
+    /// Its name.
+    #[schema(example = "Blue teapot")]
+    pub name: String,
+    /// The price of one, in the smallest unit of the shop's currency.
+    #[schema(example = 1990)]
+    pub price: i64,
+    /// How many are left.
+    #[schema(example = 37)]
+    pub storage_quantity: i64,
+    /// The category it belongs to.
+    #[schema(example = 2)]
+    pub category_id: CategoryId,
+}
+
+/// A name of 1 to 200 characters, trimmed, without control characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name(String);
+
+impl Name {
+    /// Reads a name.
+    pub fn parse(text: String) -> Result<Name, Invalid> {
+        let name = text.trim();
+        if !(1..=200).contains(&name.chars().count()) {
+            return Err(Invalid(
+                "must be 1 to 200 characters long, not counting spaces around it".into(),
+            ));
+        }
+        if name.chars().any(char::is_control) {
+            return Err(Invalid("must not contain control characters".into()));
+        }
+        Ok(Name(name.to_owned()))
+    }
+}
+
+/// A price: 0 to 10^12 of the smallest unit of the shop's currency.
+pub fn price(value: i64) -> Result<i64, Invalid> {
+    Invalid::unless_within(value, 0..=1_000_000_000_000)
+}
+
+/// A quantity in stock: 0 to 10^9.
+pub fn quantity(value: i64) -> Result<i64, Invalid> {
+    Invalid::unless_within(value, 0..=1_000_000_000)
+}
+
+/// A category to add.
+#[derive(Debug, Clone)]
+pub struct NewCategory {
+    /// Its name.
+    pub name: Name,
+    /// The category it shall lie in; a root lies in none.
+    pub parent_id: Option<CategoryId>,
+}
+
+const INSERT_CATEGORY: &str = "
+    insert into categories (name, parent_id, level)
+    select $1, $2, coalesce((select level + 1 from categories where id = $2), 0)
+    returning id, name, parent_id, level";
+
+/// Adds a category, one level below its parent.
+pub async fn insert_category(tx: &mut PgConnection, new: &NewCategory) -> Result<Category> {
+    let inserted =
+        sqlx::query_as(INSERT_CATEGORY).bind(&new.name.0).bind(new.parent_id).fetch_one(tx);
+    inserted.await.map_err(|error| {
+        Error::on_constraint(error, |constraint| {
+            (constraint == "categories_parent_id_fkey").then(|| {
+                Error::broken("parent_id", "must be the id of a category that exists, or null")
+            })
+        })
+    })
+}
+
+const LIST_CATEGORIES: &str = "
+    select id, name, parent_id, level from categories order by level, id";
+
+/// All categories, each parent before its children.
+pub async fn list_categories(connection: &mut PgConnection) -> Result<Vec<Category>> {
+    Ok(sqlx::query_as(LIST_CATEGORIES).fetch_all(connection).await?)
+}
+
+/// A product to add.
+#[derive(Debug, Clone)]
+pub struct NewProduct {
+    /// Its name.
+    pub name: Name,
+    /// The price of one, in the smallest unit of the shop's currency.
+    pub price: i64,
+    /// How many there are.
+    pub quantity: i64,
+    /// The category it belongs to.
+    pub category_id: CategoryId,
+}
+
+/// The version of a product that was just added.
+pub const FIRST_VERSION: i64 = 1;
+
+const INSERT_PRODUCT: &str = "
+    insert into products (name, price, storage_quantity, category_id) values ($1, $2, 0, $3)
+    returning id, name, price, storage_quantity, category_id";
+
+/// Adds a product; its stock comes as a movement.
+pub async fn insert_product(tx: &mut PgConnection, new: &NewProduct) -> Result<Product> {
+    let inserted = sqlx::query_as(INSERT_PRODUCT)
+        .bind(&new.name.0)
+        .bind(new.price)
+        .bind(new.category_id)
+        .fetch_one(tx);
+    inserted.await.map_err(|error| {
+        Error::on_constraint(error, |constraint| {
+            (constraint == "products_category_id_fkey")
+                .then(|| Error::broken("category_id", "must be the id of a category that exists"))
+        })
+    })
+}
+
+const LIST_PRODUCTS: &str = "
+    select id, name, price, storage_quantity, category_id from products order by id";
+
+/// All products.
+pub async fn list_products(connection: &mut PgConnection) -> Result<Vec<Product>> {
+    Ok(sqlx::query_as(LIST_PRODUCTS).fetch_all(connection).await?)
+}
+
+const CATEGORY_EXISTS: &str = "select exists (select from categories where id = $1)";
+
+const LIST_PRODUCTS_OF: &str = "
+    select id, name, price, storage_quantity, category_id from products
+    where category_id = $1 order by id";
+
+/// The products of one category, without those of the categories in it.
+pub async fn list_products_of(
+    connection: &mut PgConnection,
+    category: CategoryId,
+) -> Result<Vec<Product>> {
+    let products: Vec<Product> =
+        sqlx::query_as(LIST_PRODUCTS_OF).bind(category).fetch_all(&mut *connection).await?;
+    if products.is_empty()
+        && !sqlx::query_scalar::<_, bool>(CATEGORY_EXISTS)
+            .bind(category)
+            .fetch_one(connection)
+            .await?
+    {
+        return Err(Error::Missing("category"));
+    }
+    Ok(products)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_trimmed_and_has_1_to_200_characters() {
+        assert_eq!(Name::parse("  Чайник синий ".into()), Ok(Name("Чайник синий".into())));
+        for bad in ["", "   ", &"x".repeat(201), "a\nb", "a\0b"] {
+            assert!(Name::parse(bad.into()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn price_and_quantity_have_bounds() {
+        assert!(price(0).is_ok() && price(1_000_000_000_000).is_ok());
+        assert!(price(-1).is_err() && price(1_000_000_000_001).is_err());
+        assert!(quantity(0).is_ok() && quantity(1_000_000_000).is_ok());
+        assert!(quantity(-1).is_err() && quantity(1_000_000_001).is_err());
+    }
+}

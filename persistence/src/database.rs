@@ -1,0 +1,254 @@
+//! A node's database: how it is reached, made and migrated, and how an owner holds a connection to it.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::migrate::Migrator;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, Postgres};
+use sqlx::{ConnectOptions, Connection, PgConnection};
+use tokio::sync::Notify;
+
+use crate::{Error, Result};
+
+static AUTH: Migrator = sqlx::migrate!("./migrations/auth");
+static CATALOG: Migrator = sqlx::migrate!("./migrations/catalog");
+static ORDER: Migrator = sqlx::migrate!("./migrations/order");
+
+/// How long a connection may be in the making, and how long one is waited for.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
+
+/// A connection that was not tried for longer is tried before it is used: the server may have gone meanwhile.
+const TRUSTED: Duration = Duration::from_secs(1);
+
+/// Whose tables a database holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schema {
+    /// The auth node's.
+    Auth,
+    /// The catalog node's.
+    Catalog,
+    /// The order node's.
+    Order,
+}
+
+impl Schema {
+    fn migrator(self) -> &'static Migrator {
+        match self {
+            Schema::Auth => &AUTH,
+            Schema::Catalog => &CATALOG,
+            Schema::Order => &ORDER,
+        }
+    }
+}
+
+/// Where a PostgreSQL is and how to sign in to it.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// A host name or address, or the folder of a Unix socket.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The role.
+    pub user: String,
+    /// Its password; empty where the server asks for none.
+    pub password: SecretString,
+    /// Log every statement.
+    pub echo: bool,
+    /// At most so many connections.
+    pub connections: u32,
+}
+
+impl Cluster {
+    fn options(&self, database: &str) -> PgConnectOptions {
+        let options = PgConnectOptions::new_without_pgpass()
+            .host(&self.host)
+            .port(self.port)
+            .username(&self.user)
+            .password(self.password.expose_secret())
+            .database(database)
+            .application_name("shop")
+            // The server ends by itself what a hanging node would hold for ever.
+            .options([
+                ("statement_timeout", "10s"),
+                ("lock_timeout", "5s"),
+                ("idle_in_transaction_session_timeout", "30s"),
+            ]);
+        match self.echo {
+            true => options.log_statements(tracing::log::LevelFilter::Info),
+            false => options.disable_statement_logging(),
+        }
+    }
+
+    async fn connect(&self, database: &str) -> Result<PgConnection, sqlx::Error> {
+        connect(&self.options(database)).await
+    }
+
+    /// Makes the database, unless another replica was faster.
+    async fn create(&self, database: &str) -> Result<(), sqlx::Error> {
+        let mut connection = self.connect("postgres").await?;
+        let name = database.replace('"', "\"\"");
+        let created = sqlx::query(sqlx::AssertSqlSafe(format!("create database \"{name}\"")))
+            .execute(&mut connection)
+            .await;
+        match created {
+            Err(sqlx::Error::Database(error))
+                if ["42P04", "23505"].contains(&error.code().unwrap_or_default().as_ref()) => {}
+            outcome => drop(outcome?),
+        }
+        connection.close().await
+    }
+}
+
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    match tokio::time::timeout(CONNECT_PATIENCE, options.connect()).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+    }
+}
+
+/// A node's database, open and migrated.
+#[derive(Debug, Clone)]
+pub struct Database {
+    pool: PgPool,
+    committed: Arc<Notify>,
+}
+
+impl Database {
+    /// Connects, makes the database where there is none and the account may, and brings its tables up to date.
+    pub async fn open(
+        cluster: &Cluster,
+        name: &str,
+        schema: Schema,
+    ) -> Result<Database, sqlx::Error> {
+        let mut connection = match cluster.connect(name).await {
+            Err(error) if is_missing_database(&error) => {
+                cluster.create(name).await?;
+                cluster.connect(name).await?
+            }
+            outcome => outcome?,
+        };
+        // Migrations wait for those of another replica, which may take longer than one statement should.
+        sqlx::raw_sql("set statement_timeout = 0; set lock_timeout = 0")
+            .execute(&mut connection)
+            .await?;
+        schema.migrator().run(&mut connection).await?;
+        connection.close().await?;
+
+        let pool = PgPoolOptions::new()
+            .max_connections(cluster.connections)
+            .acquire_timeout(CONNECT_PATIENCE)
+            .test_before_acquire(false) // a `Session` tries its connection itself
+            .connect_lazy_with(cluster.options(name));
+        Ok(Database { pool, committed: Arc::default() })
+    }
+
+    /// A connection to hold. It is opened at its first use.
+    pub fn session(&self) -> Session {
+        Session { database: self.clone(), held: None, tried: Instant::now() }
+    }
+
+    /// A connection apart from the pool, for who listens or holds a lock for long.
+    pub(crate) async fn connect(&self) -> Result<PgConnection> {
+        Ok(connect(&self.pool.connect_options()).await?)
+    }
+
+    /// A connection that listens, and reconnects by itself.
+    pub(crate) async fn listener(&self) -> Result<PgListener> {
+        Ok(PgListener::connect_with(&self.pool).await?)
+    }
+
+    /// Resolves when something was committed here since the last call.
+    pub async fn committed(&self) {
+        self.committed.notified().await;
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<()> {
+        let ping = async { Ok(self.pool.acquire().await?.ping().await?) };
+        tokio::time::timeout(CONNECT_PATIENCE, ping)
+            .await
+            .unwrap_or_else(|_| Err(Error::Away("the database is away".into())))
+    }
+
+    /// How many connections are open, and how many of them nobody holds.
+    pub fn connections(&self) -> (u32, usize) {
+        (self.pool.size(), self.pool.num_idle())
+    }
+
+    /// Closes every connection; waits for those in use.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+fn is_missing_database(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "3D000")
+}
+
+/// A connection that its owner keeps from message to message, and replaces when it broke.
+#[derive(Debug)]
+pub struct Session {
+    database: Database,
+    held: Option<PoolConnection<Postgres>>,
+    tried: Instant,
+}
+
+impl Session {
+    /// The held connection: tried when that was not done lately, and replaced when it is broken.
+    pub async fn connection(&mut self) -> Result<&mut PgConnection> {
+        if self.tried.elapsed() > TRUSTED
+            && let Some(mut connection) = self.held.take()
+        {
+            match tokio::time::timeout(CONNECT_PATIENCE, connection.ping()).await {
+                Ok(Ok(())) => self.held = Some(connection),
+                _ => drop(connection.detach()),
+            }
+            self.tried = Instant::now();
+        }
+        let connection = match self.held.take() {
+            Some(connection) => connection,
+            None => self.database.pool.acquire().await?,
+        };
+        Ok(self.held.insert(connection))
+    }
+
+    /// Begins a transaction. It is rolled back when it is dropped before [`Transaction::commit`].
+    pub async fn begin(&mut self) -> Result<Transaction<'_>> {
+        let committed = self.database.committed.clone();
+        let inner = sqlx::Acquire::begin(self.connection().await?).await?;
+        Ok(Transaction { inner, committed })
+    }
+}
+
+/// A transaction on a held connection. Its commit wakes the relay.
+#[derive(Debug)]
+pub struct Transaction<'s> {
+    inner: sqlx::Transaction<'s, Postgres>,
+    committed: Arc<Notify>,
+}
+
+impl Transaction<'_> {
+    /// Makes it true, for ever. After an error nobody knows whether it is.
+    pub async fn commit(self) -> Result<()> {
+        self.inner.commit().await?;
+        self.committed.notify_one();
+        Ok(())
+    }
+}
+
+impl Deref for Transaction<'_> {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.inner
+    }
+}
+
+impl DerefMut for Transaction<'_> {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.inner
+    }
+}

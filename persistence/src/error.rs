@@ -1,0 +1,121 @@
+//! What can go wrong: failures that are answers, and bugs, which are not.
+
+use std::borrow::Cow;
+
+use sqlx::error::DatabaseError;
+
+/// The result of a query, of an owner's method, of an ask.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why something was not done. All but [`Error::Bug`] are answers that the asker can act on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such thing.
+    #[error("no such {0}")]
+    Missing(&'static str),
+    /// A value that must be unique belongs to somebody else.
+    #[error("this {0} is taken; choose another")]
+    Taken(&'static str),
+    /// What was sent breaks rules: all of them, not the first alone.
+    #[error("{}", BrokenRule::list(.0))]
+    Broken(Vec<BrokenRule>),
+    /// The state of things forbids it.
+    #[error("{0}")]
+    Conflict(String),
+    /// Nobody, or somebody whose credentials are not good (any more).
+    #[error("{0}")]
+    Unauthorized(&'static str),
+    /// Somebody, but not one who may do this.
+    #[error("{0}")]
+    Forbidden(&'static str),
+    /// More is asked than can be done; the work was refused, not queued.
+    #[error("too much is asked of the {0} now; try again in a moment")]
+    Overloaded(Cow<'static, str>),
+    /// Something this depends on is away, or did not answer in time. Whether the work was done is unknown.
+    #[error("{0}; try again in a moment")]
+    Away(Cow<'static, str>),
+    /// Nobody foresaw this. It is logged and it ends its owner; it is never shown to a client.
+    #[error("bug: {0}")]
+    Bug(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Error {
+    /// Something is wrong with the program or its data, so whoever met it starts afresh.
+    pub fn is_bug(&self) -> bool {
+        matches!(self, Error::Bug(_))
+    }
+
+    /// The answer that the violation of a constraint stands for, by the constraint's name.
+    pub(crate) fn on_constraint(
+        error: sqlx::Error,
+        answer: impl FnOnce(&str) -> Option<Error>,
+    ) -> Error {
+        let constraint = error.as_database_error().and_then(|error| error.constraint());
+        constraint.and_then(answer).unwrap_or_else(|| error.into())
+    }
+
+    /// One broken rule, of one field.
+    pub fn broken(field: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Error {
+        Error::Broken(vec![BrokenRule { field: field.into(), detail: detail.into() }])
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Error {
+        let away = match &error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => true,
+            sqlx::Error::Database(error) => passes_by_itself(error.as_ref()),
+            _ => false,
+        };
+        if away {
+            tracing::warn!(error = %error, "the database did not do its work");
+            return Error::Away("the database is away".into());
+        }
+        Error::Bug(error.into())
+    }
+}
+
+/// Connection trouble, shutdown, exhausted resources, deadlocks and time limits: the same statement may succeed later.
+/// Source: PostgreSQL, Appendix A, error codes.
+fn passes_by_itself(error: &dyn DatabaseError) -> bool {
+    let code = error.code().unwrap_or_default();
+    ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class))
+        || ["25006", "25P03", "55P03"].contains(&code.as_ref())
+}
+
+/// A rule that a request breaks: which field, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+pub struct BrokenRule {
+    /// The path of the field in the body.
+    #[schema(value_type = String, example = "items[0].quantity")]
+    pub field: Cow<'static, str>,
+    /// What is wrong with it, and what is allowed.
+    pub detail: String,
+}
+
+impl BrokenRule {
+    fn list(rules: &[BrokenRule]) -> String {
+        let rules: Vec<_> =
+            rules.iter().map(|rule| format!("{}: {}", rule.field, rule.detail)).collect();
+        rules.join("; ")
+    }
+}
+
+/// What is wrong with a value, in words that say what is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub Cow<'static, str>);
+
+impl Invalid {
+    /// The value, if it lies within the range.
+    pub fn unless_within(value: i64, range: std::ops::RangeInclusive<i64>) -> Result<i64, Invalid> {
+        if range.contains(&value) {
+            return Ok(value);
+        }
+        Err(Invalid(format!("must be from {} to {}", range.start(), range.end()).into()))
+    }
+}

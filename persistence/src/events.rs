@@ -1,0 +1,83 @@
+//! What the nodes tell each other, as it is written into the outbox and read from the broker.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::Invalid;
+use crate::stock::{Movement, Offer};
+use crate::users::{User, UserId};
+
+/// Something that happened, in the past tense.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Event {
+    /// Somebody signed up.
+    UserCreated(User),
+    /// A user's name, email or role changed.
+    UserUpdated(User),
+    /// A user is gone.
+    UserDeleted(Gone),
+    /// The catalog has a new product, and stock of it.
+    ProductCreated(Offer),
+    /// Stock was sold or given back.
+    StockMoved(Movement),
+}
+
+/// What is left to say about something that is gone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Gone {
+    /// What it was.
+    pub id: UserId,
+}
+
+impl Event {
+    /// The event's name: its exchange, or its queue on the default exchange, and its property `type`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Event::UserCreated(_) => "user_created",
+            Event::UserUpdated(_) => "user_updated",
+            Event::UserDeleted(_) => "user_deleted",
+            Event::ProductCreated(_) => "product.created",
+            Event::StockMoved(_) => "stock.moved",
+        }
+    }
+
+    /// Reads an event by its name; anybody may have written it, so whatever cannot be stored is refused with a reason.
+    pub fn read(name: &str, body: &[u8]) -> Result<Event, Invalid> {
+        let event = match name {
+            "user_created" => Event::UserCreated(json(body)?),
+            "user_updated" => Event::UserUpdated(json(body)?),
+            "user_deleted" => Event::UserDeleted(json(body)?),
+            "product.created" => Event::ProductCreated(json(body)?),
+            "stock.moved" => Event::StockMoved(json(body)?),
+            other => return Err(Invalid(format!("no event is named '{other}'").into())),
+        };
+        event.storable()
+    }
+
+    fn storable(self) -> Result<Event, Invalid> {
+        let texts = match &self {
+            Event::UserCreated(user) | Event::UserUpdated(user) => {
+                vec![&user.username, &user.email]
+            }
+            Event::UserDeleted(_) => vec![],
+            Event::ProductCreated(offer) => {
+                crate::catalog::price(offer.price)
+                    .map_err(|why| Invalid(format!("price {why}").into()))?;
+                crate::catalog::quantity(offer.quantity)
+                    .map_err(|why| Invalid(format!("quantity {why}").into()))?;
+                vec![&offer.name]
+            }
+            Event::StockMoved(movement) => vec![&movement.cause],
+        };
+        match texts.iter().any(|text| text.contains('\0')) {
+            true => Err(Invalid("a text holds U+0000, which cannot be stored".into())),
+            false => Ok(self),
+        }
+    }
+}
+
+fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Invalid> {
+    serde_json::from_slice(body)
+        .map_err(|error| Invalid(format!("the body cannot be read: {error}").into()))
+}

@@ -1,0 +1,449 @@
+//! Orders and their items, decided against this node's own copy of the stock.
+
+use std::collections::{HashMap, HashSet};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use sqlx::{FromRow, PgConnection};
+use utoipa::ToSchema;
+
+use crate::catalog::ProductId;
+use crate::stock::{self, Movement};
+use crate::users::UserId;
+use crate::{BrokenRule, Error, Invalid, Result, Trace, customers};
+
+/// Identifies an order.
+pub type OrderId = i64;
+
+/// Identifies an item of an order.
+pub type ItemId = i64;
+
+/// An order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Order {
+    /// Identifies the order.
+    #[schema(example = 12)]
+    pub id: OrderId,
+    /// Whose it is.
+    #[schema(value_type = uuid::Uuid)]
+    pub user_id: UserId,
+    /// The sum of its items' quantities.
+    #[schema(example = 2)]
+    pub total_quantity: i64,
+    /// What it costs, in the smallest unit of the shop's currency.
+    #[schema(example = 3980)]
+    pub total_price: i64,
+    /// How far it has come.
+    pub status: Status,
+    /// When it was placed, in UTC.
+    pub created_at: Timestamp,
+    /// What was ordered.
+    pub items: Vec<Item>,
+    /// Whose it is, when the order is read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub user: Option<Buyer>,
+}
+
+/// How far an order has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub enum Status {
+    /// It was placed, and its stock is taken.
+    Created,
+}
+
+/// An item of an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow, ToSchema)]
+pub struct Item {
+    /// Identifies the item.
+    #[sqlx(rename = "item_id")]
+    #[schema(example = 31)]
+    pub id: ItemId,
+    /// The order it belongs to.
+    #[schema(example = 12)]
+    pub order_id: OrderId,
+    /// What was ordered.
+    #[schema(example = 7)]
+    pub product_id: ProductId,
+    /// How many of it.
+    #[schema(example = 2)]
+    pub product_quantity: i64,
+    /// The product as it was when the order was placed.
+    #[sqlx(flatten)]
+    pub product: OrderedProduct,
+}
+
+/// A product as it was when the order was placed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow, ToSchema)]
+pub struct OrderedProduct {
+    /// Identifies the product.
+    #[sqlx(rename = "product_id")]
+    #[schema(example = 7)]
+    pub id: ProductId,
+    /// Its name then.
+    #[sqlx(rename = "product_name")]
+    #[schema(example = "Blue teapot")]
+    pub name: String,
+    /// The price of one then, in the smallest unit of the shop's currency.
+    #[sqlx(rename = "product_price")]
+    #[schema(example = 1990)]
+    pub price: i64,
+}
+
+/// Whose an order is, as far as this node has heard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Buyer {
+    /// Who.
+    #[schema(value_type = uuid::Uuid)]
+    pub id: UserId,
+    /// The name now.
+    pub username: String,
+    /// The address now.
+    pub email: String,
+}
+
+/// How many pieces of one product can be ordered at once: 1 to 10^6.
+pub fn quantity(value: i64) -> Result<i64, Invalid> {
+    Invalid::unless_within(value, 1..=1_000_000)
+}
+
+/// An order to place.
+#[derive(Debug, Clone)]
+pub struct NewOrder {
+    user_id: UserId,
+    /// Each product once.
+    items: Vec<(ProductId, i64)>,
+    trace: Option<Trace>,
+}
+
+impl NewOrder {
+    /// An order of 1 to 100 items `(product, quantity)`. The same product named twice is one item with the sum.
+    pub fn new(user_id: UserId, named: Vec<(ProductId, i64)>) -> Result<NewOrder> {
+        if !(1..=100).contains(&named.len()) {
+            return Err(Error::broken("items", "must be 1 to 100 items"));
+        }
+        let mut items: Vec<(ProductId, i64)> = Vec::with_capacity(named.len());
+        let mut broken = vec![];
+        for (index, (product, pieces)) in named.into_iter().enumerate() {
+            let sum = match items.iter_mut().find(|(known, _)| *known == product) {
+                Some((_, sum)) => {
+                    *sum += pieces;
+                    *sum
+                }
+                None => {
+                    items.push((product, pieces));
+                    pieces
+                }
+            };
+            if let Err(why) = quantity(sum) {
+                let detail = format!("all of product {product} together {why}");
+                broken
+                    .push(BrokenRule { field: format!("items[{index}].quantity").into(), detail });
+            }
+        }
+        match broken.is_empty() {
+            true => Ok(NewOrder { user_id, items, trace: Trace::current() }),
+            false => Err(Error::Broken(broken)),
+        }
+    }
+
+    /// Whose it shall be.
+    pub fn user_id(&self) -> UserId {
+        self.user_id
+    }
+}
+
+/// Why an order was not placed.
+#[derive(Debug)]
+pub enum Refusal {
+    /// It names a user or products that this node has not heard of; it may yet.
+    Unheard(Vec<BrokenRule>),
+    /// It cannot be.
+    Final(Error),
+}
+
+/// A product on the shelf: what is left of it, and what an order copies of it.
+#[derive(Debug, Clone)]
+struct OnShelf {
+    name: String,
+    price: i64,
+    quantity: i64,
+}
+
+/// An order that can be: its items' products and the totals.
+#[derive(Debug)]
+struct Draft<'n> {
+    new: &'n NewOrder,
+    items: Vec<(OrderedProduct, i64)>,
+    total_quantity: i64,
+    total_price: i64,
+}
+
+/// Decides one order, and takes what it sells from the shelf.
+fn decide<'n>(
+    new: &'n NewOrder,
+    customers: &HashSet<UserId>,
+    shelf: &mut HashMap<ProductId, OnShelf>,
+) -> Result<Draft<'n>, Refusal> {
+    let mut unheard = vec![];
+    if !customers.contains(&new.user_id) {
+        let detail = "must be the id of a user who exists".to_owned();
+        unheard.push(BrokenRule { field: "user_id".into(), detail });
+    }
+    for (product, _) in new.items.iter().filter(|(product, _)| !shelf.contains_key(product)) {
+        let detail = format!("product_id {product} must be the id of a product that exists");
+        unheard.push(BrokenRule { field: "items".into(), detail });
+    }
+    if !unheard.is_empty() {
+        return Err(Refusal::Unheard(unheard));
+    }
+
+    let mut draft = Draft { new, items: vec![], total_quantity: 0, total_price: 0 };
+    let mut short = vec![];
+    for (id, pieces) in &new.items {
+        let product = &shelf[id];
+        if product.quantity < *pieces {
+            let OnShelf { name, quantity, .. } = product;
+            short.push(format!(
+                "only {quantity} of product {id} ({name}) are left, {pieces} were asked for"
+            ));
+            continue;
+        }
+        let price =
+            product.price.checked_mul(*pieces).and_then(|p| p.checked_add(draft.total_price));
+        let Some(price) = price else {
+            let detail = format!("the order must not cost more than {}", i64::MAX);
+            return Err(Refusal::Final(Error::broken("items", detail)));
+        };
+        draft.total_price = price;
+        draft.total_quantity += pieces;
+        let ordered = OrderedProduct { id: *id, name: product.name.clone(), price: product.price };
+        draft.items.push((ordered, *pieces));
+    }
+    if !short.is_empty() {
+        return Err(Refusal::Final(Error::Conflict(format!("{}; order fewer", short.join("; ")))));
+    }
+    for (id, pieces) in &new.items {
+        shelf.entry(*id).and_modify(|product| product.quantity -= pieces);
+    }
+    Ok(draft)
+}
+
+const LOCK_SHELF: &str = "
+    select id, name, price, quantity from products where id = any($1) order by id for no key update";
+
+/// Numbers for so many orders and so many items, and the time.
+const NUMBER: &str = "
+    select array(select nextval('orders_id_seq') from generate_series(1, $1)) as orders,
+           array(select nextval('order_items_id_seq') from generate_series(1, $2)) as items,
+           now() as now";
+
+#[derive(FromRow)]
+struct Numbers {
+    orders: Vec<OrderId>,
+    items: Vec<ItemId>,
+    #[sqlx(try_from = "jiff_sqlx::Timestamp")]
+    now: Timestamp,
+}
+
+const INSERT: &str = "
+    with placed as (
+        insert into orders (id, user_id, total_quantity, total_price, status, created_at)
+        select placed.*, 'created', now()
+        from unnest($1::bigint[], $2::uuid[], $3::bigint[], $4::bigint[]) as placed
+    )
+    insert into order_items (id, order_id, product_id, product_quantity, product_name, product_price)
+    select * from unnest($5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::text[], $10::bigint[])";
+
+/// Places orders in the order given, each decided by itself. What the outcome says is true once the
+/// transaction is committed.
+pub async fn place(
+    tx: &mut PgConnection,
+    new: &[&NewOrder],
+) -> Result<Vec<Result<Order, Refusal>>> {
+    let users: Vec<_> = new.iter().map(|new| new.user_id).collect();
+    let customers = customers::lock(tx, &users).await?.into_iter().collect();
+    let products: Vec<_> =
+        new.iter().flat_map(|new| &new.items).map(|(product, _)| *product).collect();
+    let shelf: Vec<(ProductId, String, i64, i64)> =
+        sqlx::query_as(LOCK_SHELF).bind(&products).fetch_all(&mut *tx).await?;
+    let mut shelf = shelf
+        .into_iter()
+        .map(|(id, name, price, quantity)| (id, OnShelf { name, price, quantity }))
+        .collect();
+
+    let decisions: Vec<_> = new.iter().map(|new| decide(new, &customers, &mut shelf)).collect();
+    let drafts = || decisions.iter().flatten();
+    if drafts().next().is_none() {
+        return Ok(decisions.into_iter().filter_map(Result::err).map(Err).collect());
+    }
+    let numbers: Numbers = sqlx::query_as(NUMBER)
+        .bind(i64::try_from(drafts().count()).unwrap_or_default())
+        .bind(
+            i64::try_from(drafts().map(|draft| draft.items.len()).sum::<usize>())
+                .unwrap_or_default(),
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+    let (mut order_ids, mut item_ids) = (numbers.orders.into_iter(), numbers.items.into_iter());
+    let mut sold = vec![];
+    let mut outcome = vec![];
+    for decision in decisions {
+        outcome.push(decision.map(|draft| {
+            let id = order_ids.next().expect("a number for every order");
+            let trace = draft.new.trace;
+            let item = |(product, product_quantity): (OrderedProduct, i64)| {
+                sold.push((Movement::sold(product.id, -product_quantity, id), trace));
+                let item_id = item_ids.next().expect("a number for every item");
+                Item {
+                    id: item_id,
+                    order_id: id,
+                    product_id: product.id,
+                    product_quantity,
+                    product,
+                }
+            };
+            Order {
+                id,
+                user_id: draft.new.user_id,
+                total_quantity: draft.total_quantity,
+                total_price: draft.total_price,
+                status: Status::Created,
+                created_at: numbers.now,
+                items: draft.items.into_iter().map(item).collect(),
+                user: None,
+            }
+        }));
+    }
+    insert(tx, &outcome.iter().flatten().collect::<Vec<_>>()).await?;
+    stock::sell(tx, sold).await?;
+    Ok(outcome)
+}
+
+async fn insert(tx: &mut PgConnection, orders: &[&Order]) -> Result<()> {
+    let items = || orders.iter().flat_map(|order| &order.items);
+    sqlx::query(INSERT)
+        .bind(orders.iter().map(|order| order.id).collect::<Vec<_>>())
+        .bind(orders.iter().map(|order| order.user_id).collect::<Vec<_>>())
+        .bind(orders.iter().map(|order| order.total_quantity).collect::<Vec<_>>())
+        .bind(orders.iter().map(|order| order.total_price).collect::<Vec<_>>())
+        .bind(items().map(|item| item.id).collect::<Vec<_>>())
+        .bind(items().map(|item| item.order_id).collect::<Vec<_>>())
+        .bind(items().map(|item| item.product_id).collect::<Vec<_>>())
+        .bind(items().map(|item| item.product_quantity).collect::<Vec<_>>())
+        .bind(items().map(|item| item.product.name.as_str()).collect::<Vec<_>>())
+        .bind(items().map(|item| item.product.price).collect::<Vec<_>>())
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+const FIND: &str = "
+    select o.user_id, o.total_quantity, o.total_price, o.status, o.created_at,
+           coalesce(c.username, '') as username, coalesce(c.email, '') as email,
+           i.id as item_id, i.order_id, i.product_id, i.product_quantity, i.product_name, i.product_price
+    from orders o
+    join order_items i on i.order_id = o.id
+    left join customers c on c.id = o.user_id
+    where o.id = $1
+    order by i.id";
+
+/// A row of [`FIND`]: an item, and the order it belongs to.
+#[derive(FromRow)]
+struct Found {
+    user_id: UserId,
+    total_quantity: i64,
+    total_price: i64,
+    status: Status,
+    #[sqlx(try_from = "jiff_sqlx::Timestamp")]
+    created_at: Timestamp,
+    username: String,
+    email: String,
+    #[sqlx(flatten)]
+    item: Item,
+}
+
+/// Finds an order with its items and its user.
+pub async fn find(connection: &mut PgConnection, id: OrderId) -> Result<Order> {
+    let mut rows: Vec<Found> = sqlx::query_as(FIND).bind(id).fetch_all(connection).await?;
+    let items = rows.iter().map(|row| row.item.clone()).collect();
+    let order = rows.pop().ok_or(Error::Missing("order"))?;
+    Ok(Order {
+        id,
+        user_id: order.user_id,
+        total_quantity: order.total_quantity,
+        total_price: order.total_price,
+        status: order.status,
+        created_at: order.created_at,
+        items,
+        user: Some(Buyer { id: order.user_id, username: order.username, email: order.email }),
+    })
+}
+
+const LOCK: &str = "select user_id from orders where id = $1 for no key update";
+
+/// Whose the order is; it stays as it is until the transaction ends.
+pub async fn lock(tx: &mut PgConnection, id: OrderId) -> Result<UserId> {
+    let owner = sqlx::query_scalar(LOCK).bind(id).fetch_optional(tx).await?;
+    owner.ok_or(Error::Missing("order"))
+}
+
+const FIND_ITEM: &str = "
+    select i.id as item_id, i.order_id, i.product_id, i.product_quantity, i.product_name, i.product_price,
+           o.total_price
+    from order_items i join orders o on o.id = i.order_id
+    where o.id = $1 and i.id = $2";
+
+/// A row of [`FIND_ITEM`]: an item, and what its whole order costs.
+#[derive(FromRow)]
+struct FoundItem {
+    #[sqlx(flatten)]
+    item: Item,
+    total_price: i64,
+}
+
+const SET_QUANTITY: &str = "
+    with item as (update order_items set product_quantity = $3 where id = $2)
+    update orders
+    set total_quantity = total_quantity + $4, total_price = total_price + $5
+    where id = $1";
+
+/// Changes how many pieces an item of a locked order has; stock and the order's totals move with it.
+pub async fn set_quantity(
+    tx: &mut PgConnection,
+    order: OrderId,
+    item: ItemId,
+    quantity: i64,
+) -> Result<Item> {
+    let found = sqlx::query_as(FIND_ITEM).bind(order).bind(item).fetch_optional(&mut *tx).await?;
+    let found: Option<FoundItem> = found;
+    let FoundItem { mut item, total_price } = found.ok_or(Error::Missing("item of this order"))?;
+    let more = quantity - item.product_quantity;
+    if more == 0 {
+        return Ok(item);
+    }
+    let shelf = sqlx::query_as(LOCK_SHELF).bind([item.product_id]).fetch_one(&mut *tx);
+    let (_, name, _, left): (ProductId, String, i64, i64) = shelf.await?;
+    if left < more {
+        let id = item.product_id;
+        return Err(Error::Conflict(format!(
+            "only {left} more of product {id} ({name}) are left, {more} more were asked for; order fewer"
+        )));
+    }
+    let price = item.product.price.checked_mul(more);
+    let Some(price) = price.filter(|price| total_price.checked_add(*price).is_some()) else {
+        return Err(Error::broken(
+            "quantity",
+            format!("the order must not cost more than {}", i64::MAX),
+        ));
+    };
+    let set =
+        sqlx::query(SET_QUANTITY).bind(order).bind(item.id).bind(quantity).bind(more).bind(price);
+    set.execute(&mut *tx).await?;
+    stock::sell(tx, vec![(Movement::sold(item.product_id, -more, order), Trace::current())])
+        .await?;
+    item.product_quantity = quantity;
+    Ok(item)
+}

@@ -1,0 +1,141 @@
+//! The outbox: events committed with the change that caused them, until the broker has confirmed them.
+
+use sqlx::postgres::PgListener;
+use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
+
+use crate::{Database, Error, Event, Result, Trace};
+
+/// An event that waits to be published.
+#[derive(Debug, Clone, FromRow)]
+pub struct Waiting {
+    /// Its place in the outbox.
+    pub id: i64,
+    /// Unique to the event, whatever is repeated.
+    pub message_id: Uuid,
+    /// The event's name.
+    pub event: String,
+    /// Grows with every change of that one user or product.
+    pub version: i64,
+    /// The body, JSON.
+    pub body: String,
+    /// The trace that caused it.
+    pub traceparent: Option<String>,
+    /// When it was committed, in seconds since 1970.
+    pub seconds: i64,
+}
+
+/// An event to append.
+#[derive(Debug)]
+pub struct Entry {
+    /// What happened.
+    pub event: Event,
+    /// Grows with every change of that one user or product. `None` where only the event itself has an
+    /// order, not what it is about: then the version is its place in the outbox.
+    pub version: Option<i64>,
+    /// The trace that caused it.
+    pub trace: Option<Trace>,
+}
+
+impl Entry {
+    /// An event that the running task causes.
+    pub fn new(event: Event, version: i64) -> Entry {
+        Entry { event, version: Some(version), trace: Trace::current() }
+    }
+}
+
+const APPEND: &str = "
+    insert into outbox (message_id, event, version, body, traceparent)
+    select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[])";
+
+/// Writes events into the transaction that causes them. Call it after the rows that they are about are locked,
+/// so that the events of one user or product stand in the order of its changes.
+pub async fn append(tx: &mut PgConnection, entries: &[Entry]) -> Result<()> {
+    let body = |entry: &Entry| serde_json::to_string(&entry.event);
+    let bodies: Result<Vec<_>, _> = entries.iter().map(body).collect();
+    sqlx::query(APPEND)
+        .bind(entries.iter().map(|_| Uuid::now_v7()).collect::<Vec<_>>())
+        .bind(entries.iter().map(|entry| entry.event.name()).collect::<Vec<_>>())
+        .bind(entries.iter().map(|entry| entry.version).collect::<Vec<_>>())
+        .bind(bodies.map_err(|error| Error::Bug(error.into()))?)
+        .bind(entries.iter().map(|entry| entry.trace.map(|t| t.to_string())).collect::<Vec<_>>())
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// How long the outbox is, and how many seconds its oldest event has waited.
+pub async fn backlog(connection: &mut PgConnection) -> Result<(i64, f64)> {
+    Ok(sqlx::query_as(BACKLOG).fetch_one(connection).await?)
+}
+
+const BACKLOG: &str = "
+    select count(*), coalesce(extract(epoch from clock_timestamp() - min(created_at)), 0)::float8 from outbox";
+
+const LOCK: &str = "select pg_try_advisory_lock(hashtext('shop.outbox'))";
+
+const NEXT: &str = "
+    select id, message_id, event, coalesce(version, id) as version, body, traceparent,
+           extract(epoch from created_at)::bigint as seconds
+    from outbox where id <> all($1) order by id limit $2";
+
+const DELETE: &str = "delete from outbox where id = any($1)";
+
+/// The one reader of a database's outbox: replicas take turns, a lock in the database decides.
+#[derive(Debug)]
+pub struct Reader {
+    database: Database,
+    /// Holds the lock, so it is never replaced by another: when it breaks, this reader is over.
+    connection: PgConnection,
+    /// Hears of what other replicas commit. Only a hint, so it may reconnect by itself.
+    hints: PgListener,
+    leads: bool,
+}
+
+impl Reader {
+    /// Opens connections of its own.
+    pub async fn open(database: &Database) -> Result<Reader> {
+        let mut hints = database.listener().await?;
+        hints.listen("outbox").await?;
+        let connection = database.connect().await?;
+        Ok(Reader { database: database.clone(), connection, hints, leads: false })
+    }
+
+    /// Whether this reader is the one that may publish. Once it is, it stays so for its life.
+    pub async fn lead(&mut self) -> Result<bool> {
+        if !self.leads {
+            self.leads = sqlx::query_scalar(LOCK).fetch_one(&mut self.connection).await?;
+        }
+        Ok(self.leads)
+    }
+
+    /// At most `limit` events to publish next, in the outbox's order, leaving out those `in_flight`.
+    pub async fn next(&mut self, in_flight: &[i64], limit: usize) -> Result<Vec<Waiting>> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let next = sqlx::query_as(NEXT).bind(in_flight).bind(limit);
+        Ok(next.fetch_all(&mut self.connection).await?)
+    }
+
+    /// Forgets what the broker has confirmed. By their ids: ids are not in the order of commits,
+    /// so there may be gaps below them that fill later.
+    pub async fn delete(&mut self, ids: &[i64]) -> Result<()> {
+        sqlx::query(DELETE).bind(ids).execute(&mut self.connection).await?;
+        Ok(())
+    }
+
+    /// Waits until something was committed, here or by another replica. Cancel safe.
+    pub async fn committed(&mut self) -> Result<()> {
+        tokio::select! {
+            () = self.database.committed() => {}
+            hint = self.hints.recv() => drop(hint?),
+        }
+        Ok(())
+    }
+
+    /// Tells the replica that leads that something was committed here. Apart from the commit itself,
+    /// because a transaction that notifies makes all others of its kind queue up behind it.
+    pub async fn hint(&mut self) -> Result<()> {
+        sqlx::raw_sql("notify outbox").execute(&mut self.connection).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,178 @@
+//! Stock: a sum of movements. The catalog node is the source of what is stocked, the order node of what is sold;
+//! each applies the other's movements, once each by their ids, so both come to the same sum whatever is
+//! repeated, late or out of order.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::catalog::{CategoryId, ProductId};
+use crate::outbox::{self, Entry};
+use crate::{Event, Result, Trace};
+
+/// A movement of stock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Movement {
+    /// Unique to the movement, on every node.
+    pub id: Uuid,
+    /// What moved.
+    pub product_id: ProductId,
+    /// How many pieces came (positive) or went (negative).
+    pub delta: i64,
+    /// Why, for whoever reads the ledger.
+    pub cause: String,
+}
+
+impl Movement {
+    /// Stock that came with a version of a product; its id follows from both, so it is the same on every node.
+    pub fn stocked(product_id: ProductId, version: i64, delta: i64) -> Movement {
+        let name = format!("product {product_id} version {version}");
+        let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes());
+        Movement { id, product_id, delta, cause: "stocked".into() }
+    }
+
+    /// Stock that an order took, or gave back.
+    pub fn sold(product_id: ProductId, delta: i64, order: crate::orders::OrderId) -> Movement {
+        Movement { id: Uuid::now_v7(), product_id, delta, cause: format!("order {order}") }
+    }
+}
+
+/// A product as the catalog announces it, with all that was ever stocked of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// What.
+    pub id: ProductId,
+    /// Its name.
+    pub name: String,
+    /// The price of one, in the smallest unit of the shop's currency.
+    pub price: i64,
+    /// How many were stocked.
+    pub quantity: i64,
+    /// The category it belongs to.
+    pub category_id: CategoryId,
+}
+
+/// An offer, and how new it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// Grows with every change of that product.
+    pub version: i64,
+    /// What is offered.
+    pub offer: Offer,
+}
+
+const LOCK_PRODUCTS: &str =
+    "select id from products where id = any($1) order by id for no key update";
+
+/// A movement that was written before changes nothing. One of a product that this node does not know
+/// stays in the ledger and changes no quantity.
+const APPLY: &str = "
+    with fresh as (
+        insert into stock_movements (id, product_id, delta, cause)
+        select * from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[])
+        on conflict (id) do nothing
+        returning product_id, delta
+    ),
+    sums as (select product_id, sum(delta)::bigint as delta from fresh group by product_id)
+    update products set storage_quantity = storage_quantity + sums.delta
+    from sums where products.id = sums.product_id";
+
+/// The catalog node: writes movements into the ledger, each once, and moves the products' quantities with them.
+pub async fn apply(tx: &mut PgConnection, movements: &[Movement]) -> Result<()> {
+    let products: Vec<_> = movements.iter().map(|movement| movement.product_id).collect();
+    sqlx::query(LOCK_PRODUCTS).bind(&products).execute(&mut *tx).await?;
+    sqlx::query(APPLY)
+        .bind(movements.iter().map(|movement| movement.id).collect::<Vec<_>>())
+        .bind(&products)
+        .bind(movements.iter().map(|movement| movement.delta).collect::<Vec<_>>())
+        .bind(movements.iter().map(|movement| movement.cause.as_str()).collect::<Vec<_>>())
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+const SELL: &str = "
+    with moved as (
+        insert into stock_movements (id, product_id, delta, cause)
+        select * from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[])
+        returning product_id, delta
+    ),
+    sums as (select product_id, sum(delta)::bigint as delta from moved group by product_id)
+    update products set quantity = quantity + sums.delta
+    from sums where products.id = sums.product_id";
+
+/// The order node: takes sold pieces from products that are locked, and says so to the catalog.
+pub async fn sell(tx: &mut PgConnection, sold: Vec<(Movement, Option<Trace>)>) -> Result<()> {
+    let movements = || sold.iter().map(|(movement, _)| movement);
+    sqlx::query(SELL)
+        .bind(movements().map(|movement| movement.id).collect::<Vec<_>>())
+        .bind(movements().map(|movement| movement.product_id).collect::<Vec<_>>())
+        .bind(movements().map(|movement| movement.delta).collect::<Vec<_>>())
+        .bind(movements().map(|movement| movement.cause.as_str()).collect::<Vec<_>>())
+        .execute(&mut *tx)
+        .await?;
+    let entries: Vec<_> = sold
+        .into_iter()
+        .map(|(movement, trace)| Entry { event: Event::StockMoved(movement), version: None, trace })
+        .collect();
+    outbox::append(tx, &entries).await
+}
+
+/// A product of which nothing was heard yet has version 0, so that every news of it is newer.
+const MAKE_ROOM: &str = "
+    insert into products (id, name, price, category_id, stocked, quantity, version)
+    select id, '', 0, 0, 0, 0, 0 from unnest($1::bigint[]) as id order by id
+    on conflict (id) do nothing";
+
+const LOCK_OFFERS: &str = "
+    select id, version from products where id = any($1) order by id for no key update";
+
+const OFFER: &str = "
+    with news as (
+        select * from unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::uuid[])
+            as news (id, name, price, category_id, stocked, version, movement_id)
+    ),
+    moved as (
+        insert into stock_movements (id, product_id, delta, cause)
+        select news.movement_id, news.id, news.stocked - products.stocked, 'stocked'
+        from news join products using (id)
+    )
+    update products
+    set name = news.name, price = news.price, category_id = news.category_id, version = news.version,
+        quantity = products.quantity + news.stocked - products.stocked, stocked = news.stocked
+    from news where products.id = news.id";
+
+/// The order node: takes over what the catalog announced, unless newer is known. What it stocked more than
+/// before is a movement.
+pub async fn offer(tx: &mut PgConnection, news: &[News]) -> Result<()> {
+    let ids: Vec<_> = news.iter().map(|news| news.offer.id).collect();
+    sqlx::query(MAKE_ROOM).bind(&ids).execute(&mut *tx).await?;
+    let known = sqlx::query_as(LOCK_OFFERS).bind(&ids).fetch_all(&mut *tx).await?;
+    let mut versions: HashMap<ProductId, i64> = known.into_iter().collect();
+    let mut newest: HashMap<ProductId, &News> = HashMap::new();
+    for item in news {
+        let version = versions.entry(item.offer.id).or_default();
+        if item.version > *version {
+            *version = item.version;
+            newest.insert(item.offer.id, item);
+        }
+    }
+    let news: Vec<&News> = newest.into_values().collect();
+    if news.is_empty() {
+        return Ok(());
+    }
+    let movement = |news: &&News| Movement::stocked(news.offer.id, news.version, 0).id;
+    sqlx::query(OFFER)
+        .bind(news.iter().map(|news| news.offer.id).collect::<Vec<_>>())
+        .bind(news.iter().map(|news| news.offer.name.as_str()).collect::<Vec<_>>())
+        .bind(news.iter().map(|news| news.offer.price).collect::<Vec<_>>())
+        .bind(news.iter().map(|news| news.offer.category_id).collect::<Vec<_>>())
+        .bind(news.iter().map(|news| news.offer.quantity).collect::<Vec<_>>())
+        .bind(news.iter().map(|news| news.version).collect::<Vec<_>>())
+        .bind(news.iter().map(movement).collect::<Vec<_>>())
+        .execute(tx)
+        .await?;
+    Ok(())
+}

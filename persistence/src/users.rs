@@ -1,0 +1,284 @@
+//! The auth node's users: who they are, what they may do, and the hash of what they prove it with.
+
+use email_address::{EmailAddress, Options};
+use serde::{Deserialize, Serialize};
+use sqlx::{FromRow, PgConnection};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::{Error, Invalid, Result};
+
+/// Identifies a user.
+pub type UserId = Uuid;
+
+/// What a user may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, ToSchema)]
+#[serde(rename_all = "UPPERCASE")]
+#[sqlx(type_name = "text", rename_all = "UPPERCASE")]
+pub enum Role {
+    /// Buys.
+    User,
+    /// Runs the shop.
+    Admin,
+}
+
+impl Role {
+    /// Reads a role by its name.
+    pub fn parse(name: String) -> Result<Role, Invalid> {
+        match name.as_str() {
+            "USER" => Ok(Role::User),
+            "ADMIN" => Ok(Role::Admin),
+            _ => Err(Invalid("must be USER or ADMIN".into())),
+        }
+    }
+}
+
+/// A user, as everybody who may see it sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, FromRow, ToSchema)]
+pub struct User {
+    /// Identifies the user, on every node.
+    #[schema(value_type = uuid::Uuid)]
+    pub id: UserId,
+    /// The name to sign in with, unique whatever its case.
+    #[schema(example = "anna")]
+    pub username: String,
+    /// The address, unique whatever its case.
+    #[schema(example = "anna@example.com")]
+    pub email: String,
+    /// What the user may do.
+    pub role: Role,
+}
+
+/// A name to sign in with: 3 to 64 characters, no spaces or control characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Username(String);
+
+impl Username {
+    /// Reads a username.
+    pub fn parse(text: String) -> Result<Username, Invalid> {
+        let length = text.chars().count();
+        if !(3..=64).contains(&length) {
+            return Err(Invalid("must be 3 to 64 characters long".into()));
+        }
+        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(Invalid("must not contain spaces or control characters".into()));
+        }
+        Ok(Username(text))
+    }
+}
+
+/// An email address of at most 254 characters (RFC 5321, 4.5.3.1.3), on a domain with at least one dot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Email(String);
+
+impl Email {
+    /// Reads an address.
+    pub fn parse(text: String) -> Result<Email, Invalid> {
+        if text.chars().count() > 254 {
+            return Err(Invalid("must be at most 254 characters long".into()));
+        }
+        let plain =
+            Options::default().with_required_tld().without_display_text().without_domain_literal();
+        match EmailAddress::parse_with_options(&text, plain) {
+            Ok(_) if !text.chars().any(char::is_control) => Ok(Email(text)),
+            _ => Err(Invalid("must be an email address such as anna@example.com".into())),
+        }
+    }
+}
+
+/// The form in which names and addresses are compared.
+fn fold(text: &str) -> String {
+    text.to_lowercase()
+}
+
+/// Somebody who signs up.
+#[derive(Debug, Clone)]
+pub struct NewUser {
+    /// The name to sign in with.
+    pub username: Username,
+    /// The address.
+    pub email: Email,
+    /// The bcrypt hash of the password.
+    pub password_hash: String,
+    /// What the user may do.
+    pub role: Role,
+}
+
+/// What a user changes about itself; nothing of what is `None`.
+#[derive(Debug, Clone, Default)]
+pub struct Profile {
+    /// The new name.
+    pub username: Option<Username>,
+    /// The new address.
+    pub email: Option<Email>,
+}
+
+impl Profile {
+    /// Whether nothing is to change.
+    pub fn is_empty(&self) -> bool {
+        self.username.is_none() && self.email.is_none()
+    }
+}
+
+/// A user and what it proves itself with.
+#[derive(Debug, FromRow)]
+pub struct Credentials {
+    /// The user.
+    #[sqlx(flatten)]
+    pub user: User,
+    /// The bcrypt hash of the password.
+    pub password_hash: String,
+}
+
+/// A user and how often it has changed.
+#[derive(Debug, FromRow)]
+pub struct Versioned {
+    /// The user.
+    #[sqlx(flatten)]
+    pub user: User,
+    /// Grows with every change.
+    pub version: i64,
+}
+
+fn taken(error: sqlx::Error) -> Error {
+    Error::on_constraint(error, |constraint| match constraint {
+        "users_username_key" => Some(Error::Taken("username")),
+        "users_email_key" => Some(Error::Taken("email")),
+        _ => None,
+    })
+}
+
+const INSERT: &str = "
+    insert into users (id, username, username_key, email, email_key, password_hash, role)
+    values ($1, $2, $3, $4, $5, $6, $7)
+    returning id, username, email, role, version";
+
+/// Adds a user.
+pub async fn insert(tx: &mut PgConnection, new: &NewUser) -> Result<Versioned> {
+    sqlx::query_as(INSERT)
+        .bind(Uuid::now_v7()) // in the order of signing up
+        .bind(&new.username.0)
+        .bind(fold(&new.username.0))
+        .bind(&new.email.0)
+        .bind(fold(&new.email.0))
+        .bind(&new.password_hash)
+        .bind(new.role)
+        .fetch_one(tx)
+        .await
+        .map_err(taken)
+}
+
+const FIND: &str = "select id, username, email, role from users where id = $1";
+
+/// Finds a user.
+pub async fn find(connection: &mut PgConnection, id: UserId) -> Result<User> {
+    let user = sqlx::query_as(FIND).bind(id).fetch_optional(connection).await?;
+    user.ok_or(Error::Missing("user"))
+}
+
+const FIND_CREDENTIALS: &str = "
+    select id, username, email, role, password_hash from users where username_key = $1";
+
+/// Finds a user by name, whatever its case, with the hash of the password.
+pub async fn find_credentials(
+    connection: &mut PgConnection,
+    username: &str,
+) -> Result<Option<Credentials>> {
+    let found = sqlx::query_as(FIND_CREDENTIALS).bind(fold(username)).fetch_optional(connection);
+    Ok(found.await?)
+}
+
+const LIST: &str = "select id, username, email, role from users order by id";
+
+/// All users, in the order of signing up.
+pub async fn list(connection: &mut PgConnection) -> Result<Vec<User>> {
+    Ok(sqlx::query_as(LIST).fetch_all(connection).await?)
+}
+
+const UPDATE: &str = "
+    update users
+    set username = coalesce($2, username), username_key = coalesce($3, username_key),
+        email = coalesce($4, email), email_key = coalesce($5, email_key),
+        version = version + 1
+    where id = $1
+    returning id, username, email, role, version";
+
+/// Changes a user's name or address.
+pub async fn update(tx: &mut PgConnection, id: UserId, profile: &Profile) -> Result<Versioned> {
+    let Profile { username, email } = profile;
+    let updated = sqlx::query_as(UPDATE)
+        .bind(id)
+        .bind(username.as_ref().map(|username| &username.0))
+        .bind(username.as_ref().map(|username| fold(&username.0)))
+        .bind(email.as_ref().map(|email| &email.0))
+        .bind(email.as_ref().map(|email| fold(&email.0)))
+        .fetch_optional(tx)
+        .await
+        .map_err(taken)?;
+    updated.ok_or(Error::Missing("user"))
+}
+
+const LOCK_ADMINS: &str = "select id from users where role = 'ADMIN' order by id for update";
+
+/// Holds the administrators as they are until the transaction ends, and says who they are.
+pub async fn lock_admins(tx: &mut PgConnection) -> Result<Vec<UserId>> {
+    Ok(sqlx::query_scalar(LOCK_ADMINS).fetch_all(tx).await?)
+}
+
+const HAS_ADMIN: &str = "select exists (select from users where role = 'ADMIN')";
+
+/// Whether there is an administrator.
+pub async fn has_admin(connection: &mut PgConnection) -> Result<bool> {
+    Ok(sqlx::query_scalar(HAS_ADMIN).fetch_one(connection).await?)
+}
+
+/// Lets only one transaction at a time decide whether a first administrator is needed.
+pub async fn lock_first_admin(tx: &mut PgConnection) -> Result<()> {
+    sqlx::raw_sql("select pg_advisory_xact_lock(hashtext('shop.first_admin'))").execute(tx).await?;
+    Ok(())
+}
+
+const SET_ROLE: &str = "
+    update users set role = $2, version = version + 1 where id = $1
+    returning id, username, email, role, version";
+
+/// Changes what a user may do.
+pub async fn set_role(tx: &mut PgConnection, id: UserId, role: Role) -> Result<Versioned> {
+    let updated = sqlx::query_as(SET_ROLE).bind(id).bind(role).fetch_optional(tx).await?;
+    updated.ok_or(Error::Missing("user"))
+}
+
+const DELETE: &str = "delete from users where id = $1 returning version + 1";
+
+/// Removes a user; says the version of its end.
+pub async fn delete(tx: &mut PgConnection, id: UserId) -> Result<i64> {
+    let version = sqlx::query_scalar(DELETE).bind(id).fetch_optional(tx).await?;
+    version.ok_or(Error::Missing("user"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_username_has_3_to_64_characters_and_no_spaces() {
+        for good in ["bob", "Анна-Мария", &"ы".repeat(64), "a_b.c@d"] {
+            assert!(Username::parse(good.into()).is_ok(), "{good}");
+        }
+        for bad in ["", "ab", &"x".repeat(65), "a b", " abc", "a\u{a0}bc", "abc\0", "abc\u{7f}"] {
+            assert!(Username::parse(bad.into()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_email_is_a_valid_address() {
+        for good in ["a@example.com", "anna.b+shop@mail.example.org", "анна@пример.рф"]
+        {
+            assert!(Email::parse(good.into()).is_ok(), "{good}");
+        }
+        let long = format!("{}@example.com", "a".repeat(250));
+        for bad in ["", "a", "a@", "@b.c", "a b@c.de", "a@b", "a@@b.de", "Anna <a@b.de>", &long] {
+            assert!(Email::parse(bad.into()).is_err(), "{bad}");
+        }
+    }
+}
