@@ -43,6 +43,11 @@ impl<M: Send + 'static> Addr<M> {
         &self.mailboxes
     }
 
+    /// The figures of all its mailboxes now.
+    pub fn figures(&self) -> Vec<Figures> {
+        self.mailboxes.iter().map(|mailbox| mailbox.figures()).collect()
+    }
+
     /// Asks the owner of `key`. Messages of one key are handled one after the other, in the order they were sent.
     ///
     /// [`Error::Overloaded`] when the mailbox is full: nothing was done. [`Error::Away`] when no answer came in

@@ -3,6 +3,7 @@
 mod addr;
 pub mod catalog;
 pub mod customers;
+mod metrics;
 pub mod orders;
 mod owner;
 pub mod passwords;
@@ -10,6 +11,7 @@ mod service;
 pub mod users;
 
 pub use addr::{Addr, Figures, Mailbox, Reply};
+pub use metrics::{Metrics, Readings};
 pub use owner::{Handled, Me, Owner, answer, hire};
 pub use service::{Service, launch};
 

@@ -1,1 +1,55 @@
-//! stub
+//! The edge of a node: routes, bodies, tokens, status codes, and the API's documentation. The only crate that knows axum.
+
+mod body;
+pub mod callers;
+mod catalog;
+mod docs;
+mod edge;
+mod operations;
+mod orders;
+mod problem;
+pub mod tokens;
+mod users;
+
+pub use callers::Gate;
+pub use edge::{Edge, Limits};
+pub use operations::Vitals;
+pub use tokens::Tokens;
+
+use std::sync::Arc;
+
+use axum::Router;
+use shop_actors::passwords::Passwords;
+use shop_actors::{Addr, users as user};
+use utoipa_axum::router::OpenApiRouter;
+
+/// What a node's clients may call, and whom it asks.
+#[derive(Clone, Debug)]
+pub enum Api {
+    /// The auth node's.
+    Auth {
+        /// The owner of users.
+        users: Addr<user::Msg>,
+        /// Hashes and compares passwords.
+        passwords: Passwords,
+        /// Signs tokens.
+        tokens: Arc<Tokens>,
+    },
+    /// The catalog node's.
+    Catalog(Addr<shop_actors::catalog::Msg>),
+    /// The order node's.
+    Order(Addr<shop_actors::orders::Msg>),
+}
+
+impl Api {
+    fn routes(self) -> (Router, utoipa::openapi::OpenApi) {
+        let routes: OpenApiRouter = match self {
+            Api::Auth { users, passwords, tokens } => {
+                users::routes(users::Auth { users, passwords, tokens })
+            }
+            Api::Catalog(catalog) => catalog::routes(catalog),
+            Api::Order(orders) => orders::routes(orders),
+        };
+        routes.split_for_parts()
+    }
+}

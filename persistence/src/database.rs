@@ -11,7 +11,7 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, Postgr
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::sync::Notify;
 
-use crate::{Error, Result};
+use crate::{Error, Result, outbox};
 
 static AUTH: Migrator = sqlx::migrate!("./migrations/auth");
 static CATALOG: Migrator = sqlx::migrate!("./migrations/catalog");
@@ -173,6 +173,11 @@ impl Database {
             .unwrap_or_else(|_| Err(Error::Away("the database is away".into())))
     }
 
+    /// How long the outbox is, and how many seconds its oldest event has waited.
+    pub async fn backlog(&self) -> Result<(i64, f64)> {
+        outbox::backlog(&mut *self.pool.acquire().await?).await
+    }
+
     /// How many connections are open, and how many of them nobody holds.
     pub fn connections(&self) -> (u32, usize) {
         (self.pool.size(), self.pool.num_idle())
@@ -210,7 +215,10 @@ impl Session {
         }
         let connection = match self.held.take() {
             Some(connection) => connection,
-            None => self.database.pool.acquire().await?,
+            None => {
+                self.tried = Instant::now();
+                self.database.pool.acquire().await?
+            }
         };
         Ok(self.held.insert(connection))
     }

@@ -1,0 +1,123 @@
+//! What a node counts, in a registry of its own: many nodes fit in one process.
+
+use std::collections::HashMap;
+
+use prometheus::{
+    CounterVec, Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder,
+};
+
+/// A node's counters. Clones count into the same registry.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    /// Requests answered, by route, method and status.
+    pub requests: IntCounterVec,
+    /// How long they took, in seconds, by route and method.
+    pub request_seconds: HistogramVec,
+    /// Requests being worked on.
+    pub in_flight: IntGauge,
+    /// Events confirmed by the broker, by name.
+    pub published: IntCounterVec,
+    /// Events applied, by name; repeated ones too.
+    pub consumed: IntCounterVec,
+    /// Messages parked among the dead letters, by queue.
+    pub dead_lettered: IntCounterVec,
+}
+
+/// Upper bounds in seconds: from a hot list to a bcrypt hash under load.
+const SECONDS: [f64; 13] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
+impl Metrics {
+    /// Counters of the node of this name.
+    pub fn new(node: &str) -> prometheus::Result<Metrics> {
+        let labels = HashMap::from([("node".to_owned(), node.to_owned())]);
+        let registry = Registry::new_custom(Some("shop".into()), Some(labels))?;
+        let counter = |name, help, labels: &[&str]| {
+            let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let requests =
+            counter("http_requests_total", "Requests answered.", &["route", "method", "status"])?;
+        let published =
+            counter("events_published_total", "Events confirmed by the broker.", &["event"])?;
+        let consumed =
+            counter("events_consumed_total", "Events applied, repeated ones too.", &["event"])?;
+        let dead_lettered = counter(
+            "events_dead_lettered_total",
+            "Messages parked among the dead letters.",
+            &["queue"],
+        )?;
+        let options = HistogramOpts::new("http_request_seconds", "How long requests took.");
+        let request_seconds =
+            HistogramVec::new(options.buckets(SECONDS.to_vec()), &["route", "method"])?;
+        registry.register(Box::new(request_seconds.clone()))?;
+        let in_flight = IntGauge::new("http_requests_in_flight", "Requests being worked on.")?;
+        registry.register(Box::new(in_flight.clone()))?;
+        let metrics = Metrics {
+            registry,
+            requests,
+            request_seconds,
+            in_flight,
+            published,
+            consumed,
+            dead_lettered,
+        };
+        Ok(metrics)
+    }
+
+    /// All figures in Prometheus' text format, with those `read` for the occasion behind what was counted.
+    pub fn render(&self, read: &Readings) -> prometheus::Result<String> {
+        let mut families = self.registry.gather();
+        families.extend(read.registry.gather());
+        let mut text = vec![];
+        TextEncoder::new().encode(&families, &mut text)?;
+        String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    }
+}
+
+/// Figures that are not counted as things happen but read when somebody looks.
+#[derive(Debug)]
+pub struct Readings {
+    registry: Registry,
+}
+
+impl Readings {
+    /// No figures yet, of the node of this name.
+    pub fn new(node: &str) -> prometheus::Result<Readings> {
+        let labels = HashMap::from([("node".to_owned(), node.to_owned())]);
+        Ok(Readings { registry: Registry::new_custom(Some("shop".into()), Some(labels))? })
+    }
+
+    /// Adds a figure that goes up and down, once for each value of its one label.
+    pub fn gauge(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (String, f64)>,
+    ) -> prometheus::Result<()> {
+        let gauge = GaugeVec::new(Opts::new(name, help), &[label])?;
+        for (value, figure) in values {
+            gauge.with_label_values(&[&value]).set(figure);
+        }
+        self.registry.register(Box::new(gauge))
+    }
+
+    /// Adds a figure that only grows, once for each value of its one label.
+    pub fn counter(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (String, f64)>,
+    ) -> prometheus::Result<()> {
+        let counter = CounterVec::new(Opts::new(name, help), &[label])?;
+        for (value, figure) in values {
+            counter.with_label_values(&[&value]).inc_by(figure);
+        }
+        self.registry.register(Box::new(counter))
+    }
+}

@@ -1,0 +1,186 @@
+//! What requests bring: bodies, read with every broken rule at once, and path and query values.
+
+use std::convert::Infallible;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::{StatusCode, header};
+use deserr::{
+    DeserializeError, Deserr, ErrorKind, IntoValue, MergeWithError, ValueKind, ValuePointerRef,
+};
+use shop_persistence::{BrokenRule, Invalid};
+
+use crate::problem::Failure;
+
+/// How long a client may take to send its body.
+const BODY_PATIENCE: Duration = Duration::from_secs(15);
+
+/// A body of JSON, as a `T` that keeps all rules.
+#[derive(Debug)]
+pub struct Json<T>(pub T);
+
+impl<S: Send + Sync, T: Deserr<BrokenRules>> FromRequest<S> for Json<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Json<T>, Failure> {
+        if !is_json(&request) {
+            let detail = "send JSON, and say so: Content-Type: application/json";
+            return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+        }
+        let body =
+            match tokio::time::timeout(BODY_PATIENCE, Bytes::from_request(request, state)).await {
+                Ok(body) => body?,
+                Err(_) => {
+                    let detail = "the body did not arrive in time; send it again";
+                    return Err(Failure::new(StatusCode::REQUEST_TIMEOUT, detail));
+                }
+            };
+        let value: serde_json::Value = serde_json::from_slice(&body).map_err(|error| {
+            Failure::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {error}"))
+        })?;
+        match deserr::deserialize(value) {
+            Ok(value) => Ok(Json(value)),
+            Err(BrokenRules(rules)) => Err(Failure::broken(rules)),
+        }
+    }
+}
+
+fn is_json(request: &Request) -> bool {
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    let essence = content_type.and_then(|value| value.to_str().ok()?.split(';').next());
+    let essence = essence.unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+impl From<BytesRejection> for Failure {
+    fn from(rejection: BytesRejection) -> Failure {
+        let detail = match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => "the body is too large; send less",
+            _ => "the body broke off; send it again",
+        };
+        Failure::new(rejection.status(), detail)
+    }
+}
+
+/// The values in a path.
+#[derive(Debug, FromRequestParts)]
+#[from_request(via(axum::extract::Path), rejection(Failure))]
+pub struct Path<T>(pub T);
+
+impl From<PathRejection> for Failure {
+    fn from(rejection: PathRejection) -> Failure {
+        let detail = format!("a value in the path cannot be read: {}", rejection.body_text());
+        Failure::new(StatusCode::BAD_REQUEST, detail)
+    }
+}
+
+/// The values in a query.
+#[derive(Debug, FromRequestParts)]
+#[from_request(via(axum::extract::Query), rejection(Failure))]
+pub struct Query<T>(pub T);
+
+impl From<QueryRejection> for Failure {
+    fn from(rejection: QueryRejection) -> Failure {
+        let detail = format!("a query value cannot be read: {}", rejection.body_text());
+        Failure::new(StatusCode::BAD_REQUEST, detail)
+    }
+}
+
+/// All rules that a body breaks, gathered while it is read.
+#[derive(Debug)]
+pub struct BrokenRules(Vec<BrokenRule>);
+
+impl BrokenRules {
+    fn and(known: Option<Self>, field: String, detail: String) -> ControlFlow<Self, Self> {
+        let mut rules = known.map(|BrokenRules(rules)| rules).unwrap_or_default();
+        rules.push(BrokenRule { field: field.into(), detail });
+        ControlFlow::Continue(BrokenRules(rules))
+    }
+}
+
+impl MergeWithError<BrokenRules> for BrokenRules {
+    fn merge(
+        known: Option<Self>,
+        BrokenRules(more): BrokenRules,
+        _: ValuePointerRef<'_>,
+    ) -> ControlFlow<Self, Self> {
+        let mut rules = known.map(|BrokenRules(rules)| rules).unwrap_or_default();
+        rules.extend(more);
+        ControlFlow::Continue(BrokenRules(rules))
+    }
+}
+
+impl MergeWithError<Invalid> for BrokenRules {
+    fn merge(
+        known: Option<Self>,
+        why: Invalid,
+        at: ValuePointerRef<'_>,
+    ) -> ControlFlow<Self, Self> {
+        BrokenRules::and(known, path(at), why.to_string())
+    }
+}
+
+impl DeserializeError for BrokenRules {
+    fn error<V: IntoValue>(
+        known: Option<Self>,
+        error: ErrorKind<'_, V>,
+        at: ValuePointerRef<'_>,
+    ) -> ControlFlow<Self, Self> {
+        let (at, detail) = match error {
+            ErrorKind::IncorrectValueKind { accepted, .. } => (path(at), kind(accepted).to_owned()),
+            ErrorKind::MissingField { field } => {
+                (path(at.push_key(field)), "is required".to_owned())
+            }
+            ErrorKind::UnknownKey { key, .. } => (path(at.push_key(key)), "is unknown".to_owned()),
+            ErrorKind::UnknownValue { accepted, .. } => {
+                (path(at), format!("must be one of {}", accepted.join(", ")))
+            }
+            ErrorKind::BadSequenceLen { expected, .. } => {
+                (path(at), format!("must have {expected} elements"))
+            }
+            ErrorKind::Unexpected { msg } => (path(at), msg),
+        };
+        BrokenRules::and(known, at, detail)
+    }
+}
+
+/// What is accepted, in words.
+fn kind(accepted: &[ValueKind]) -> &'static str {
+    match accepted.first() {
+        Some(ValueKind::Integer | ValueKind::NegativeInteger) => "must be a whole number",
+        Some(ValueKind::String) => "must be a string",
+        Some(ValueKind::Sequence) => "must be an array",
+        Some(ValueKind::Map) => "must be an object",
+        _ => "is of the wrong type",
+    }
+}
+
+/// `items[0].quantity`; the body itself is `body`.
+fn path(at: ValuePointerRef<'_>) -> String {
+    match at {
+        ValuePointerRef::Origin => "body".to_owned(),
+        ValuePointerRef::Key { key, prev: ValuePointerRef::Origin } => key.to_owned(),
+        ValuePointerRef::Key { key, prev } => format!("{}.{key}", path(*prev)),
+        ValuePointerRef::Index { index, prev } => format!("{}[{index}]", path(*prev)),
+    }
+}
+
+/// Reads a UUID.
+pub fn uuid(text: String) -> Result<uuid::Uuid, Invalid> {
+    text.parse().map_err(|_| Invalid("must be a UUID".into()))
+}
+
+/// For values that cannot break a rule.
+impl MergeWithError<Infallible> for BrokenRules {
+    fn merge(
+        _: Option<Self>,
+        never: Infallible,
+        _: ValuePointerRef<'_>,
+    ) -> ControlFlow<Self, Self> {
+        match never {}
+    }
+}

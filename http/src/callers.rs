@@ -1,0 +1,227 @@
+//! Callers: whose token a request brings, and whether it is good.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::FromRequestParts;
+use axum::http::header;
+use axum::http::request::Parts;
+use deserr::Deserr;
+use moka::future::Cache;
+use serde::{Deserialize, Serialize};
+use shop_actors::{Addr, Caller, customers, users};
+use shop_persistence::users::{Role, User, UserId};
+use shop_persistence::{Error, Result};
+use tokio::sync::broadcast;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::body::BrokenRules;
+use crate::problem::Failure;
+use crate::tokens::{Claims, Tokens};
+
+/// How long the auth node may take to verify a token.
+const VERIFY_PATIENCE: Duration = Duration::from_secs(2);
+
+/// At most so many verified tokens are remembered.
+const MOST_REMEMBERED: u64 = 100_000;
+
+const SIGN_IN: Error =
+    Error::Unauthorized("send the token that login gave you: Authorization: Bearer <token>");
+
+const STALE: Error = Error::Unauthorized("this token's user is gone or has changed; sign in again");
+
+/// Decides whose token is good.
+#[derive(Debug, Clone)]
+pub enum Gate {
+    /// The auth node's: it knows its users.
+    Own(Arc<Tokens>, Addr<users::Msg>),
+    /// Another node's: it asks the auth node.
+    Remote(Remote),
+}
+
+impl Gate {
+    /// Who brings this token, unless it is not good (any more).
+    pub async fn admit(&self, token: &str) -> Result<Caller> {
+        match self {
+            Gate::Own(tokens, users) => {
+                let claims = tokens.read(token)?;
+                let user = match users
+                    .ask(claims.sub, |reply| users::Msg::Find(claims.sub, reply))
+                    .await
+                {
+                    Err(Error::Missing(_)) => return Err(STALE),
+                    user => user?,
+                };
+                admit(&claims, user)
+            }
+            Gate::Remote(remote) => remote.admit(token).await,
+        }
+    }
+}
+
+/// A token that claims more than its user may do now is stale. One that claims less is not: the role is the user's.
+fn admit(claims: &Claims, user: User) -> Result<Caller> {
+    if claims.role == Role::Admin && user.role != Role::Admin {
+        return Err(STALE);
+    }
+    Ok(Caller { id: user.id, username: user.username, role: user.role })
+}
+
+/// How a node that is not the auth node verifies tokens: each once per cache time, one request in flight per token.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    tokens: Arc<Tokens>,
+    client: reqwest::Client,
+    verify_url: String,
+    verified: Cache<Uuid, Caller>,
+    customers: Addr<customers::Msg>,
+}
+
+impl Remote {
+    /// Asks the auth node at `auth_url`, and believes it for `cache_time`. With auth away, `customers` says
+    /// what was heard of a user. What a user's token is worth is asked anew when that user `changed`.
+    pub fn new(
+        tokens: Arc<Tokens>,
+        auth_url: &str,
+        cache_time: Duration,
+        customers: Addr<customers::Msg>,
+        mut changed: broadcast::Receiver<UserId>,
+    ) -> reqwest::Result<Remote> {
+        let client = reqwest::Client::builder()
+            .timeout(VERIFY_PATIENCE)
+            .connect_timeout(VERIFY_PATIENCE / 2)
+            .no_proxy()
+            .build()?;
+        let verified: Cache<Uuid, Caller> = Cache::builder()
+            .max_capacity(MOST_REMEMBERED)
+            .time_to_live(cache_time)
+            .support_invalidation_closures()
+            .build();
+        let forgetting = verified.clone();
+        tokio::spawn(async move {
+            loop {
+                match changed.recv().await {
+                    Ok(id) => {
+                        drop(forgetting.invalidate_entries_if(move |_, caller| caller.id == id))
+                    }
+                    Err(broadcast::error::RecvError::Lagged(_)) => forgetting.invalidate_all(),
+                    Err(broadcast::error::RecvError::Closed) => return,
+                }
+            }
+        });
+        let verify_url = format!("{}/api/v1/auth/verify", auth_url.trim_end_matches('/'));
+        Ok(Remote { tokens, client, verify_url, verified, customers })
+    }
+
+    async fn admit(&self, token: &str) -> Result<Caller> {
+        let claims = self.tokens.read(token)?;
+        let verified = self.verified.try_get_with(claims.jti, self.verify(token, &claims)).await;
+        verified.map_err(|error| match &*error {
+            Error::Unauthorized(why) => Error::Unauthorized(why),
+            Error::Overloaded(what) => Error::Overloaded(what.clone()),
+            error => Error::Away(error.to_string().into()),
+        })
+    }
+
+    async fn verify(&self, token: &str, claims: &Claims) -> Result<Caller> {
+        let request = self.client.post(&self.verify_url).json(&Token { token: token.to_owned() });
+        let answer = async { request.send().await?.error_for_status()?.json::<Verdict>().await };
+        match answer.await {
+            Ok(Verdict {
+                user_id: Some(id), username: Some(username), role: Some(role), ..
+            }) => Ok(Caller { id, username, role }),
+            Ok(_) => Err(STALE),
+            Err(error) => {
+                tracing::warn!(%error, "the auth node does not verify tokens; using what was heard of its users");
+                self.remember(claims).await
+            }
+        }
+    }
+
+    /// With auth away, a good signature and what this node has heard of the user must do.
+    async fn remember(&self, claims: &Claims) -> Result<Caller> {
+        let id = claims.sub;
+        match self.customers.ask(id, |reply| customers::Msg::Find(id, reply)).await? {
+            Some(customer) if customer.deleted => Err(STALE),
+            Some(customer) => admit(claims, customer.user),
+            None => {
+                Err(Error::Away("the auth node is away, and it has not told of this user".into()))
+            }
+        }
+    }
+}
+
+/// A token to verify.
+#[derive(Debug, Serialize, Deserr, ToSchema)]
+#[deserr(error = BrokenRules)]
+pub struct Token {
+    /// The token that login gave.
+    pub token: String,
+}
+
+/// Whether a token is good, and whose it is.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Verdict {
+    /// Whether it is good now.
+    pub valid: bool,
+    /// Whose it is.
+    #[schema(value_type = Option<Uuid>)]
+    pub user_id: Option<UserId>,
+    /// What that user may do now.
+    pub role: Option<Role>,
+    /// That user's name now.
+    pub username: Option<String>,
+}
+
+impl Verdict {
+    /// What the gate says of a token.
+    pub fn of(admitted: Result<Caller>) -> Result<Verdict> {
+        match admitted {
+            Ok(Caller { id, username, role }) => {
+                let (user_id, role, username) = (Some(id), Some(role), Some(username));
+                Ok(Verdict { valid: true, user_id, role, username })
+            }
+            Err(Error::Unauthorized(_)) => {
+                Ok(Verdict { valid: false, user_id: None, role: None, username: None })
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Who brings a good token; without one the answer is 401.
+#[derive(Debug)]
+pub struct Signed(pub Caller);
+
+impl<S: Sync> FromRequestParts<S> for Signed {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Signed, Failure> {
+        let gate = parts.extensions.get::<Gate>().cloned();
+        let gate = gate.ok_or_else(|| Error::Bug("no gate in front of this route".into()))?;
+        let token = bearer(parts).ok_or(SIGN_IN)?;
+        Ok(Signed(gate.admit(token).await?))
+    }
+}
+
+/// An administrator; for anybody else the answer is 403.
+#[derive(Debug)]
+pub struct Admin;
+
+impl<S: Sync> FromRequestParts<S> for Admin {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Admin, Failure> {
+        let Signed(caller) = Signed::from_request_parts(parts, state).await?;
+        caller.must_be_admin()?;
+        Ok(Admin)
+    }
+}
+
+/// The token of a request (RFC 6750, 2.1); the scheme's case does not matter (RFC 9110, 11.1).
+fn bearer(parts: &Parts) -> Option<&str> {
+    let value = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}

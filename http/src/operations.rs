@@ -1,0 +1,151 @@
+//! What operators call: whether a node lives and is ready, and its metrics.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::{Json, Router, routing};
+use serde::Serialize;
+use shop_actors::{Figures, Metrics, Readings};
+use shop_persistence::{Database, Error};
+
+use crate::problem::{Failure, Result};
+
+/// How long the database may take to answer before it counts as away.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a node's health and metrics are read from.
+#[derive(Clone)]
+pub struct Vitals {
+    /// The node's name.
+    pub node: &'static str,
+    /// Its database.
+    pub database: Database,
+    /// Whether there is a connection to the broker.
+    pub broker: Arc<AtomicBool>,
+    /// The figures of its owners' mailboxes.
+    pub mailboxes: Arc<dyn Fn() -> Vec<Figures> + Send + Sync>,
+    /// What it counts.
+    pub metrics: Metrics,
+}
+
+impl fmt::Debug for Vitals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vitals").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// The routes of a node's operation: open to all, and answered also when all else is refused.
+pub fn routes(vitals: Vitals) -> Router {
+    Router::new()
+        .route("/", routing::get(ok))
+        .route("/health/live", routing::get(ok))
+        .route("/health/ready", routing::get(ready))
+        .route("/metrics", routing::get(metrics))
+        .with_state(vitals)
+}
+
+#[derive(Serialize)]
+struct Status {
+    status: &'static str,
+}
+
+async fn ok() -> Json<Status> {
+    Json(Status { status: "ok" })
+}
+
+async fn ready(State(vitals): State<Vitals>) -> Result<Json<Status>> {
+    let database = tokio::time::timeout(PATIENCE, vitals.database.ping()).await;
+    let mut away = vec![];
+    if !matches!(database, Ok(Ok(()))) {
+        away.push("database");
+    }
+    if !vitals.broker.load(Relaxed) {
+        away.push("broker");
+    }
+    match away.is_empty() {
+        true => Ok(ok().await),
+        false => {
+            let detail = format!("away: {}", away.join(", "));
+            Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, detail))
+        }
+    }
+}
+
+async fn metrics(State(vitals): State<Vitals>) -> Result<impl IntoResponse> {
+    let backlog = tokio::time::timeout(PATIENCE, vitals.database.backlog()).await;
+    let text = read(&vitals, backlog.ok().and_then(Result::ok))
+        .and_then(|readings| vitals.metrics.render(&readings))
+        .map_err(|error| Error::Bug(error.into()))?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
+}
+
+/// Reads the figures that are not counted. The outbox's are left out while the database is away.
+fn read(vitals: &Vitals, backlog: Option<(i64, f64)>) -> prometheus::Result<Readings> {
+    let readings = Readings::new(vitals.node)?;
+    let mailboxes = (vitals.mailboxes)();
+    let each = |figure: fn(&Figures) -> f64| {
+        mailboxes.iter().map(move |figures| (figures.name.clone(), figure(figures)))
+    };
+    readings.gauge(
+        "mailbox_depth",
+        "Messages that wait or are being handled.",
+        "owner",
+        each(|f| f.depth as f64),
+    )?;
+    readings.gauge(
+        "mailbox_capacity",
+        "At most so many messages wait.",
+        "owner",
+        each(|f| f.capacity as f64),
+    )?;
+    readings.counter(
+        "mailbox_handled_total",
+        "Messages handled.",
+        "owner",
+        each(|f| f.handled as f64),
+    )?;
+    readings.counter(
+        "mailbox_rejected_total",
+        "Asks refused because the mailbox was full.",
+        "owner",
+        each(|f| f.rejected as f64),
+    )?;
+    readings.counter(
+        "mailbox_expired_total",
+        "Messages whose asker had given up.",
+        "owner",
+        each(|f| f.expired as f64),
+    )?;
+    readings.counter(
+        "mailbox_busy_seconds_total",
+        "Time spent handling messages.",
+        "owner",
+        each(|f| f.busy.as_secs_f64()),
+    )?;
+    if let Some((length, age)) = backlog {
+        let outbox = |figure| [("outbox".to_owned(), figure)];
+        readings.gauge(
+            "outbox_length",
+            "Events not yet confirmed by the broker.",
+            "table",
+            outbox(length as f64),
+        )?;
+        readings.gauge(
+            "outbox_age_seconds",
+            "How long the oldest of them has waited.",
+            "table",
+            outbox(age),
+        )?;
+    }
+    let (open, idle) = vitals.database.connections();
+    let connections = [("open".to_owned(), f64::from(open)), ("idle".to_owned(), idle as f64)];
+    readings.gauge("pool_connections", "Connections to the database.", "state", connections)?;
+    let broker = [("broker".to_owned(), f64::from(u8::from(vitals.broker.load(Relaxed))))];
+    readings.gauge("up", "Whether there is a connection.", "to", broker)?;
+    Ok(readings)
+}
