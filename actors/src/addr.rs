@@ -51,7 +51,7 @@ impl<M: Send + 'static> Addr<M> {
     /// Asks the owner of `key`. Messages of one key are handled one after the other, in the order they were sent.
     ///
     /// [`Error::Overloaded`] when the mailbox is full: nothing was done. [`Error::Away`] when no answer came in
-    /// time or the owner ended while at it: whether it was done is unknown.
+    /// time, [`Error::Crashed`] when the owner ended while at it: whether it was done is unknown.
     pub async fn ask<T: Send + 'static>(
         &self,
         key: impl Hash,

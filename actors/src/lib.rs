@@ -1,6 +1,7 @@
 //! The verbs of the shop: owners, their messages, how to reach them. The only crate, with the supervisor, that knows ractor.
 
 mod addr;
+mod backoff;
 pub mod catalog;
 pub mod customers;
 mod metrics;
@@ -11,6 +12,7 @@ mod service;
 pub mod users;
 
 pub use addr::{Addr, Figures, Mailbox, Reply};
+pub use backoff::Backoff;
 pub use metrics::{Metrics, Readings};
 pub use owner::{Handled, Me, Owner, answer, hire};
 pub use service::{Service, launch};

@@ -19,7 +19,7 @@ pub struct Metrics {
     pub in_flight: IntGauge,
     /// Events confirmed by the broker, by name.
     pub published: IntCounterVec,
-    /// Events applied, by name; repeated ones too.
+    /// Events applied, by queue; repeated ones too.
     pub consumed: IntCounterVec,
     /// Messages parked among the dead letters, by queue.
     pub dead_lettered: IntCounterVec,
@@ -44,7 +44,7 @@ impl Metrics {
         let published =
             counter("events_published_total", "Events confirmed by the broker.", &["event"])?;
         let consumed =
-            counter("events_consumed_total", "Events applied, repeated ones too.", &["event"])?;
+            counter("events_consumed_total", "Events applied, repeated ones too.", &["queue"])?;
         let dead_lettered = counter(
             "events_dead_lettered_total",
             "Messages parked among the dead letters.",

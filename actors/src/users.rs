@@ -41,7 +41,8 @@ impl Users {
         Users { session: database.session() }
     }
 
-    async fn register(&mut self, new: NewUser) -> Result<User> {
+    /// Adds a user, and says so to the other nodes.
+    pub async fn register(&mut self, new: NewUser) -> Result<User> {
         let mut tx = self.session.begin().await?;
         let Versioned { user, version } = users::insert(&mut tx, &new).await?;
         outbox::append(&mut tx, &[Entry::new(Event::UserCreated(user.clone()), version)]).await?;
@@ -53,7 +54,8 @@ impl Users {
         users::find(self.session.connection().await?, id).await
     }
 
-    async fn find_credentials(&mut self, username: String) -> Result<Option<Credentials>> {
+    /// Finds a user by name, whatever its case, with the hash of the password.
+    pub async fn find_credentials(&mut self, username: String) -> Result<Option<Credentials>> {
         users::find_credentials(self.session.connection().await?, &username).await
     }
 
@@ -72,7 +74,8 @@ impl Users {
         Ok(user)
     }
 
-    async fn set_role(&mut self, id: UserId, role: Role) -> Result<User> {
+    /// Changes what a user may do, unless that leaves no administrator.
+    pub async fn set_role(&mut self, id: UserId, role: Role) -> Result<User> {
         let mut tx = self.session.begin().await?;
         let admins = users::lock_admins(&mut tx).await?;
         if role != Role::Admin && admins == [id] {

@@ -1,5 +1,6 @@
 //! The edge: a listener, what happens to every request on its way in and out, and the end in good order.
 
+use std::future::IntoFuture;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,6 +15,7 @@ use shop_actors::{Handled, Metrics, Service};
 use shop_persistence::{Error, Trace};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::Layer;
 use tower::util::MapRequestLayer;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -46,11 +48,29 @@ pub struct Edge {
     pub vitals: Vitals,
     /// How much is taken on at once.
     pub limits: Limits,
+    /// Closes it before the actors behind it are stopped.
+    pub doors: Doors,
+}
+
+/// Closes all edges of a shop at once, while everything behind them still works.
+#[derive(Debug, Clone, Default)]
+pub struct Doors {
+    closing: CancellationToken,
+    open: TaskTracker,
+}
+
+impl Doors {
+    /// Takes no more requests, and waits until those in flight are answered.
+    pub async fn close(&self) {
+        self.closing.cancel();
+        self.open.close();
+        self.open.wait().await;
+    }
 }
 
 impl Service for Edge {
     async fn run(self, stop: CancellationToken) -> Handled {
-        let Edge { listener, api, gate, vitals, limits } = self;
+        let Edge { listener, api, gate, vitals, limits, doors } = self;
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let listener = listener.tap_io(|stream| {
@@ -59,7 +79,16 @@ impl Service for Edge {
         let app =
             MapRequestLayer::new(without_trailing_slash).layer(app(api, gate, vitals, limits));
         let app = ServiceExt::<Request>::into_make_service(app);
-        axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await?;
+        let (closing, stopped) = (doors.closing.clone(), stop.clone());
+        let closed = async move {
+            tokio::select! {
+                () = closing.cancelled() => {}
+                () = stopped.cancelled() => {}
+            }
+        };
+        let serving = axum::serve(listener, app).with_graceful_shutdown(closed);
+        doors.open.track_future(serving.into_future()).await?;
+        stop.cancelled().await;
         Ok(())
     }
 }

@@ -1,20 +1,20 @@
 //! The edge of a node: routes, bodies, tokens, status codes, and the API's documentation. The only crate that knows axum.
 
 mod body;
-pub mod callers;
+mod callers;
 mod catalog;
 mod docs;
 mod edge;
 mod operations;
 mod orders;
 mod problem;
-pub mod tokens;
+mod tokens;
 mod users;
 
-pub use callers::Gate;
-pub use edge::{Edge, Limits};
+pub use callers::{Gate, Remote};
+pub use edge::{Doors, Edge, Limits};
 pub use operations::Vitals;
-pub use tokens::Tokens;
+pub use tokens::{Algorithm, Tokens};
 
 use std::sync::Arc;
 

@@ -64,7 +64,9 @@ impl From<Error> for Failure {
             Error::Taken(_) | Error::Conflict(_) => StatusCode::CONFLICT,
             Error::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Error::Forbidden(_) => StatusCode::FORBIDDEN,
-            Error::Overloaded(_) | Error::Away(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Error::Overloaded(_) | Error::Away(_) | Error::Crashed(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Error::Broken(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Error::Bug(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -1,1 +1,17 @@
-//! stub
+//! RabbitMQ in and out: the topology, the intake, the relay, the translation between messages and events; and the
+//! in-process bus that stands in for RabbitMQ. The only crate that knows amqprs.
+
+mod broker;
+mod bus;
+mod intake;
+mod rabbit;
+mod relay;
+pub mod topology;
+mod translate;
+
+pub use broker::{Broker, Consumer, Delivery, Error, Message, Publisher, Result};
+pub use bus::Bus;
+pub use intake::Intake;
+pub use rabbit::{Rabbit, RabbitConfig};
+pub use relay::Relay;
+pub use translate::{Desk, News, translate};

@@ -178,6 +178,17 @@ impl Database {
         outbox::backlog(&mut *self.pool.acquire().await?).await
     }
 
+    /// Waits until all that is in the outbox now was confirmed by the broker.
+    pub async fn relayed(&self) -> Result<()> {
+        let Some(newest) = outbox::newest(&mut *self.pool.acquire().await?).await? else {
+            return Ok(());
+        };
+        while outbox::waits(&mut *self.pool.acquire().await?, newest).await? {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
     /// How many connections are open, and how many of them nobody holds.
     pub fn connections(&self) -> (u32, usize) {
         (self.pool.size(), self.pool.num_idle())

@@ -34,6 +34,9 @@ pub enum Error {
     /// Something this depends on is away, or did not answer in time. Whether the work was done is unknown.
     #[error("{0}; try again in a moment")]
     Away(Cow<'static, str>),
+    /// The owner met a bug while at it and was replaced by a fresh one. Whether the work was done is unknown.
+    #[error("the {0} had to start afresh; try again in a moment")]
+    Crashed(&'static str),
     /// Nobody foresaw this. It is logged and it ends its owner; it is never shown to a client.
     #[error("bug: {0}")]
     Bug(#[source] Box<dyn std::error::Error + Send + Sync>),

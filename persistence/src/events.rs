@@ -31,6 +31,10 @@ pub struct Gone {
 }
 
 impl Event {
+    /// The names of all events.
+    pub const NAMES: [&str; 5] =
+        ["user_created", "user_updated", "user_deleted", "product.created", "stock.moved"];
+
     /// The event's name: its exchange, or its queue on the default exchange, and its property `type`.
     pub fn name(&self) -> &'static str {
         match self {
@@ -68,7 +72,11 @@ impl Event {
                     .map_err(|why| Invalid(format!("quantity {why}").into()))?;
                 vec![&offer.name]
             }
-            Event::StockMoved(movement) => vec![&movement.cause],
+            Event::StockMoved(movement) => {
+                crate::catalog::quantity(movement.delta.saturating_abs())
+                    .map_err(|why| Invalid(format!("delta, without its sign, {why}").into()))?;
+                vec![&movement.cause]
+            }
         };
         match texts.iter().any(|text| text.contains('\0')) {
             true => Err(Invalid("a text holds U+0000, which cannot be stored".into())),

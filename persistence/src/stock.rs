@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::catalog::{CategoryId, ProductId};
 use crate::outbox::{self, Entry};
-use crate::{Event, Result, Trace};
+use crate::{Error, Event, Result, Trace};
 
 /// A movement of stock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,6 +173,12 @@ pub async fn offer(tx: &mut PgConnection, news: &[News]) -> Result<()> {
         .bind(news.iter().map(|news| news.version).collect::<Vec<_>>())
         .bind(news.iter().map(movement).collect::<Vec<_>>())
         .execute(tx)
-        .await?;
+        .await
+        .map_err(|error| {
+            Error::on_constraint(error, |constraint| {
+                let sold = "less would be stocked than is sold already".to_owned();
+                (constraint == "products_quantity_check").then_some(Error::Conflict(sold))
+            })
+        })?;
     Ok(())
 }

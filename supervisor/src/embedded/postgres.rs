@@ -16,7 +16,6 @@ use super::account::Account;
 use super::binaries;
 use super::leash::Leash;
 
-const USER: &str = "shop";
 /// Names the socket when there is no port to name it.
 const DEFAULT_PORT: u16 = 5432;
 /// What the kernel takes as a socket's path.
@@ -56,6 +55,9 @@ pub struct Postgres {
 }
 
 impl Postgres {
+    /// The superuser, who needs no password.
+    pub const USER: &str = "shop";
+
     /// Starts the cluster in `folder`, which is created at the first start. Resolves when it accepts
     /// connections: after about 2 s the first time, 0.2 s later.
     ///
@@ -88,6 +90,28 @@ impl Postgres {
         Ok(postgres)
     }
 
+    /// Where the server listens that another shop runs in `folder` now, as socket folder and port; nothing when
+    /// none runs.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn running(folder: &Path) -> anyhow::Result<Option<(PathBuf, u16)>> {
+        match fs::read_to_string(folder.join("postmaster.pid")) {
+            Ok(status) => {
+                let mut lines = status.lines().skip(3);
+                let port = lines.next().and_then(|port| port.trim().parse().ok());
+                let sockets = lines.next().map(|path| PathBuf::from(path.trim()));
+                Ok(sockets
+                    .zip(port)
+                    .filter(|(sockets, port)| is_ready(folder, &socket(sockets, *port))))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| {
+                format!("cannot read {}: use the user it belongs to", folder.display())
+            }),
+        }
+    }
+
     /// The folder of the socket, which stands where a host name would.
     #[must_use]
     pub fn socket_folder(&self) -> &Path {
@@ -98,12 +122,6 @@ impl Postgres {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
-    }
-
-    /// The superuser, who needs no password.
-    #[must_use]
-    pub fn user(&self) -> &'static str {
-        USER
     }
 
     /// Resolves when the server has ended by itself, which it should not. Safe to cancel.
@@ -218,7 +236,15 @@ async fn create(
     }
     private_folder(half, account)?;
     let mut command = Leash::command(&binaries.join("initdb"), "KILL");
-    command.arg("-D").arg(half).args(["-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C"]);
+    command.arg("-D").arg(half).args([
+        "-U",
+        Postgres::USER,
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--locale=C",
+    ]);
     if !durable {
         command.arg("--no-sync");
     }

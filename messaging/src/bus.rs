@@ -1,0 +1,255 @@
+//! The in-process bus: RabbitMQ's promises within one process.
+//!
+//! It has no disk, so it confirms a message only when every queue that got a copy is done with it:
+//! until then it is the publisher's to keep, and the publisher's window is what bounds the bus.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{Notify, mpsc};
+use tracing::warn;
+
+use crate::{
+    broker::{Delivery, Error, Message, Result},
+    topology::{self, QUEUES},
+};
+
+const NAME: &str = "the in-process bus";
+
+/// A broker within this process. Clones share the queues.
+#[derive(Clone, Debug)]
+pub struct Bus {
+    queues: Arc<HashMap<String, Arc<Queue>>>,
+}
+
+impl Bus {
+    /// A bus with empty queues that hands a message out again at most `delivery_limit` times.
+    #[must_use]
+    pub fn new(delivery_limit: u32) -> Self {
+        let mut queues = HashMap::new();
+        for queue in QUEUES {
+            let dead = Arc::new(Queue::default());
+            queues.insert(topology::dead(queue.name), dead.clone());
+            let limit = Some(Limit { tries: delivery_limit, dead });
+            queues.insert(queue.name.to_owned(), Arc::new(Queue { limit, ..Queue::default() }));
+        }
+        Self { queues: Arc::new(queues) }
+    }
+
+    /// The dead letters of `queue`, oldest first.
+    #[must_use]
+    pub fn dead_letters(&self, queue: &str) -> Vec<Message> {
+        let Some(dead) = self.queues.get(&topology::dead(queue)) else { return Vec::new() };
+        dead.waiting().entries.iter().map(|entry| Message::clone(&entry.message)).collect()
+    }
+
+    pub(crate) fn publisher(&self) -> Publisher {
+        let (confirm, confirmed) = mpsc::unbounded_channel();
+        Publisher { bus: self.clone(), confirm, confirmed, over: None }
+    }
+
+    pub(crate) fn consumer(&self, queue: &str, prefetch: u16) -> Result<Consumer> {
+        let Some(queue) = self.queues.get(queue).cloned() else {
+            let cause = format!("there is no queue {queue:?}");
+            return Err(Error::Unopened { broker: NAME.to_owned(), cause });
+        };
+        let prefetch = usize::from(prefetch.max(1));
+        Ok(Consumer { queue, prefetch, last_tag: 0, unacked: BTreeMap::new() })
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    arrived: Notify,
+    limit: Option<Limit>, // dead letters have none
+}
+
+#[derive(Debug)]
+struct Limit {
+    tries: u32,
+    dead: Arc<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    entries: VecDeque<Entry>, // ascending by position
+    arrivals: u64,
+}
+
+/// A message in one queue.
+#[derive(Debug)]
+struct Entry {
+    position: u64,
+    tries: u32,
+    message: Arc<Message>,
+    receipt: Option<Arc<Receipt>>, // shared by all copies; a dead letter has none
+}
+
+/// Whom to tell when the last copy is settled.
+#[derive(Debug)]
+struct Receipt {
+    ticket: i64,
+    publisher: mpsc::UnboundedSender<i64>,
+}
+
+impl Queue {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, message: Arc<Message>, receipt: Option<Arc<Receipt>>) {
+        let mut waiting = self.waiting();
+        waiting.arrivals += 1;
+        let position = waiting.arrivals;
+        waiting.entries.push_back(Entry { position, tries: 0, message, receipt });
+        drop(waiting);
+        self.arrived.notify_waiters();
+    }
+
+    /// Puts `entry` where it was before it was handed out, or among the dead letters.
+    fn give_back(&self, mut entry: Entry) {
+        entry.tries += 1;
+        match &self.limit {
+            Some(limit) if entry.tries > limit.tries => {
+                warn!(message.id = entry.message.id, "a dead letter: tried too often");
+                self.park(entry, "delivery_limit"); // as RabbitMQ calls it
+            }
+            _ => {
+                let mut waiting = self.waiting();
+                let place =
+                    waiting.entries.partition_point(|other| other.position < entry.position);
+                waiting.entries.insert(place, entry);
+                drop(waiting);
+                self.arrived.notify_waiters();
+            }
+        }
+    }
+
+    fn park(&self, entry: Entry, reason: &str) {
+        let Some(limit) = &self.limit else { return self.give_back(entry) };
+        let reason = Some(reason.to_owned());
+        let message = Message { reason, ..Message::clone(&entry.message) };
+        limit.dead.push(Arc::new(message), None);
+        settle(entry.receipt);
+    }
+}
+
+/// One holder of `receipt` is done; the last one confirms the message.
+fn settle(receipt: Option<Arc<Receipt>>) {
+    if let Some(receipt) = receipt.and_then(Arc::into_inner) {
+        receipt.publisher.send(receipt.ticket).ok(); // the publisher may be gone
+    }
+}
+
+/// A session to publish on.
+#[derive(Debug)]
+pub struct Publisher {
+    bus: Bus,
+    confirm: mpsc::UnboundedSender<i64>,
+    confirmed: mpsc::UnboundedReceiver<i64>,
+    over: Option<Error>,
+}
+
+impl Publisher {
+    pub(crate) fn publish(&mut self, ticket: i64, message: Message) -> Result<()> {
+        if let Some(over) = &self.over {
+            return Err(over.clone());
+        }
+        let Message { exchange, routing_key, .. } = &message;
+        let destinations = topology::destinations(exchange, routing_key);
+        if destinations.is_empty() {
+            // `settled` tells, as it does when RabbitMQ returns a message.
+            let cause = format!("no queue gets what goes to {exchange:?} with {routing_key:?}");
+            self.over = Some(Error::Over { broker: NAME.to_owned(), cause });
+            return Ok(());
+        }
+        let message = Arc::new(message);
+        let receipt = Arc::new(Receipt { ticket, publisher: self.confirm.clone() });
+        for queue in destinations.iter().filter_map(|name| self.bus.queues.get(name)) {
+            queue.push(message.clone(), Some(receipt.clone()));
+        }
+        settle(Some(receipt)); // all copies may be acknowledged already
+        Ok(())
+    }
+
+    pub(crate) async fn settled(&mut self) -> Result<Vec<i64>> {
+        if let Some(over) = &self.over {
+            return Err(over.clone());
+        }
+        let mut tickets = Vec::new();
+        self.confirmed.recv_many(&mut tickets, usize::MAX).await;
+        Ok(tickets)
+    }
+}
+
+/// A session to consume one queue on.
+#[derive(Debug)]
+pub struct Consumer {
+    queue: Arc<Queue>,
+    prefetch: usize,
+    last_tag: u64,
+    unacked: BTreeMap<u64, Entry>,
+}
+
+impl Consumer {
+    pub(crate) async fn next(&mut self) -> Delivery {
+        let queue = self.queue.clone();
+        loop {
+            let arrived = queue.arrived.notified(); // from before the look, so nothing is missed
+            if let Some(delivery) = self.try_next() {
+                return delivery;
+            }
+            arrived.await;
+        }
+    }
+
+    pub(crate) fn try_next(&mut self) -> Option<Delivery> {
+        if self.unacked.len() >= self.prefetch {
+            return None;
+        }
+        let entry = self.queue.waiting().entries.pop_front()?;
+        self.last_tag += 1;
+        let tag = self.last_tag;
+        let delivery =
+            Delivery { tag, tries: entry.tries, message: Message::clone(&entry.message) };
+        self.unacked.insert(tag, entry);
+        Some(delivery)
+    }
+
+    pub(crate) fn ack(&mut self, tag: u64) {
+        if let Some(entry) = self.unacked.remove(&tag) {
+            settle(entry.receipt);
+        }
+    }
+
+    pub(crate) fn ack_up_to(&mut self, tag: u64) {
+        let later = self.unacked.split_off(&tag.saturating_add(1));
+        for entry in mem::replace(&mut self.unacked, later).into_values() {
+            settle(entry.receipt);
+        }
+    }
+
+    pub(crate) fn retry(&mut self, tag: u64) {
+        if let Some(entry) = self.unacked.remove(&tag) {
+            self.queue.give_back(entry);
+        }
+    }
+
+    pub(crate) fn park(&mut self, tag: u64, reason: &str) {
+        if let Some(entry) = self.unacked.remove(&tag) {
+            self.queue.park(entry, reason);
+        }
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        for entry in mem::take(&mut self.unacked).into_values() {
+            self.queue.give_back(entry);
+        }
+    }
+}

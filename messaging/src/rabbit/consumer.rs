@@ -1,0 +1,239 @@
+//! A session to consume one queue on RabbitMQ.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    mem,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use amqprs::{
+    BasicProperties,
+    channel::{
+        BasicAckArguments, BasicCancelArguments, BasicConsumeArguments, BasicNackArguments,
+        BasicQosArguments, Channel, ConsumerMessage,
+    },
+};
+use tokio::{select, sync::mpsc::UnboundedReceiver};
+use tracing::info;
+
+use super::{
+    Publisher, Rabbit, properties,
+    session::{Outcome, Session, within},
+};
+use crate::{
+    broker::{Delivery, Result},
+    topology::DEAD_LETTERS,
+};
+
+/// The queues whose last consumer broke off and nobody said why.
+///
+/// It may be a message that amqprs cannot read (text that is not UTF-8, say): it hangs up on it,
+/// and all that was handed out with it counts one more try. So the next consumer takes messages one
+/// by one, until it is past where that one could be, and only that one ever has too many tries.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Suspicions(Arc<Mutex<HashSet<String>>>);
+
+impl Suspicions {
+    fn consider(&self, queue: &str, session: &Session) {
+        if session.broke_off() {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.to_owned());
+        }
+    }
+
+    fn lift(&self, queue: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(queue)
+    }
+}
+
+/// A session to consume one queue on.
+#[derive(Debug)]
+pub struct Consumer {
+    rabbit: Rabbit,
+    queue: String,
+    prefetch: u16,
+    one_by_one: Option<u16>, // for so many more messages
+    session: Session,
+    subscription: Subscription,
+    early: Option<Delivery>, // came before the present subscription
+    unacked: BTreeMap<u64, BasicProperties>,
+    dead_letters: Option<Publisher>, // once there are any
+}
+
+#[derive(Debug)]
+struct Subscription {
+    consumer_tag: String,
+    deliveries: UnboundedReceiver<ConsumerMessage>, // at most the prefetch
+}
+
+impl Consumer {
+    pub(super) async fn open(rabbit: &Rabbit, queue: &str, prefetch: u16) -> Result<Self> {
+        let mut session = Session::open(&rabbit.config).await?;
+        let prefetch = prefetch.max(1);
+        let one_by_one = rabbit.suspicions.lift(queue).then_some(prefetch);
+        let width = if one_by_one.is_some() { 1 } else { prefetch };
+        let prepared = async {
+            rabbit.declare(&session.channel).await?;
+            Subscription::open(&session.channel, &rabbit.name(queue), width).await
+        };
+        match prepared.await {
+            Ok(subscription) => {
+                if one_by_one.is_some() {
+                    info!(queue, "taking messages one by one after a session that broke off");
+                }
+                Ok(Self {
+                    rabbit: rabbit.clone(),
+                    queue: queue.to_owned(),
+                    prefetch,
+                    one_by_one,
+                    session,
+                    subscription,
+                    early: None,
+                    unacked: BTreeMap::new(),
+                    dead_letters: None,
+                })
+            }
+            Err(cause) => {
+                let refused = session.refused(cause);
+                rabbit.suspicions.consider(queue, &session);
+                Err(refused)
+            }
+        }
+    }
+
+    pub(crate) async fn next(&mut self) -> Result<Delivery> {
+        loop {
+            if let Some(early) = self.early.take() {
+                return Ok(early);
+            }
+            let message = select! {
+                biased;
+                over = self.session.ended() => return Err(over),
+                Some(message) = self.subscription.deliveries.recv() => message,
+            };
+            if let Some(delivery) = self.accept(message) {
+                return Ok(delivery);
+            }
+        }
+    }
+
+    pub(crate) fn try_next(&mut self) -> Option<Delivery> {
+        if let Some(early) = self.early.take() {
+            return Some(early);
+        }
+        let message = self.subscription.deliveries.try_recv().ok()?;
+        self.accept(message)
+    }
+
+    /// amqprs promises that nothing is missing in `message`.
+    fn accept(&mut self, message: ConsumerMessage) -> Option<Delivery> {
+        let (deliver, properties) = (message.deliver?, message.basic_properties?);
+        let (exchange, routing_key) = (deliver.exchange(), deliver.routing_key());
+        let message = properties::read(&properties, exchange, routing_key, message.content?);
+        let (tag, tries) = (deliver.delivery_tag(), properties::tries(&properties));
+        self.unacked.insert(tag, properties);
+        Some(Delivery { tag, tries, message: self.rabbit.plain(message) })
+    }
+
+    pub(crate) async fn ack(&mut self, tag: u64) -> Result<()> {
+        self.session.check()?;
+        if self.unacked.contains_key(&tag) {
+            let ack = BasicAckArguments::new(tag, false);
+            self.session.judge(within(self.session.channel.basic_ack(ack)).await)?;
+            self.unacked.remove(&tag);
+            self.gain_trust().await?;
+        }
+        Ok(())
+    }
+
+    /// Acknowledges up to what is not settled yet: RabbitMQ closes the channel over other tags.
+    pub(crate) async fn ack_up_to(&mut self, tag: u64) -> Result<()> {
+        self.session.check()?;
+        if let Some((&last, _)) = self.unacked.range(..=tag).next_back() {
+            let ack = BasicAckArguments::new(last, true);
+            self.session.judge(within(self.session.channel.basic_ack(ack)).await)?;
+            self.unacked = self.unacked.split_off(&(last + 1));
+            self.gain_trust().await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn retry(&mut self, tag: u64) -> Result<()> {
+        self.session.check()?;
+        if self.unacked.contains_key(&tag) {
+            let nack = BasicNackArguments::new(tag, false, true);
+            self.session.judge(within(self.session.channel.basic_nack(nack)).await)?;
+            self.unacked.remove(&tag);
+        }
+        Ok(())
+    }
+
+    /// The copy goes by a connection of its own: when RabbitMQ is full it stops reading from those
+    /// that publish, and acknowledgements must not wait for that.
+    pub(crate) async fn park(&mut self, delivery: Delivery, reason: &str) -> Result<()> {
+        self.session.check()?;
+        let Delivery { tag, message, .. } = delivery;
+        let Some(properties) = self.unacked.get(&tag) else { return Ok(()) };
+        let exchange = self.rabbit.name(&message.exchange);
+        let routing_key = self.rabbit.routing_key(&message.exchange, &message.routing_key);
+        let copy = properties::dead_letter(properties, &exchange, &routing_key, reason);
+        let mut publisher = match self.dead_letters.take() {
+            Some(publisher) if publisher.is_open() => publisher,
+            _ => Publisher::open(&self.rabbit).await?,
+        };
+        let (exchange, queue) = (self.rabbit.name(DEAD_LETTERS), self.rabbit.name(&self.queue));
+        publisher.send(0, &exchange, &queue, copy, message.body).await?;
+        publisher.settled().await?;
+        self.dead_letters = Some(publisher);
+        self.ack(tag).await
+    }
+
+    /// After enough messages one by one, takes as many as the prefetch says again.
+    async fn gain_trust(&mut self) -> Result<()> {
+        self.one_by_one = match self.one_by_one {
+            Some(left) if left > 1 => Some(left - 1),
+            Some(_) => {
+                let channel = &self.session.channel;
+                let queue = self.rabbit.name(&self.queue);
+                let widened = async {
+                    self.subscription.cancel(channel).await?;
+                    Subscription::open(channel, &queue, self.prefetch).await
+                };
+                let outcome = widened.await;
+                let wide = self.session.judge(outcome)?;
+                let mut narrow = mem::replace(&mut self.subscription, wide);
+                let early = narrow.deliveries.try_recv().ok(); // one at most
+                self.early = early.and_then(|message| self.accept(message));
+                None
+            }
+            None => None,
+        };
+        Ok(())
+    }
+
+    pub(crate) async fn close(mut self) {
+        if let Some(publisher) = self.dead_letters.take() {
+            publisher.close().await;
+        }
+        self.session.close().await;
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.rabbit.suspicions.consider(&self.queue, &self.session);
+    }
+}
+
+impl Subscription {
+    async fn open(channel: &Channel, queue: &str, prefetch: u16) -> Outcome<Self> {
+        within(channel.basic_qos(BasicQosArguments::new(0, prefetch, false))).await?;
+        let arguments = BasicConsumeArguments::new(queue, "");
+        let (consumer_tag, deliveries) = within(channel.basic_consume_rx(arguments)).await?;
+        Ok(Self { consumer_tag, deliveries })
+    }
+
+    async fn cancel(&self, channel: &Channel) -> Outcome<()> {
+        let arguments = BasicCancelArguments::new(&self.consumer_tag);
+        within(channel.basic_cancel(arguments)).await.map(|_| ())
+    }
+}

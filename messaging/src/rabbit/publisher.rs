@@ -1,0 +1,122 @@
+//! A session to publish on RabbitMQ: a pipeline of messages, each in flight until confirmed.
+
+use std::{collections::BTreeMap, future, mem};
+
+use amqprs::{
+    BasicProperties,
+    channel::{BasicPublishArguments, ConfirmSelectArguments},
+};
+use futures::FutureExt;
+use tokio::{
+    select,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    Rabbit, properties,
+    session::{Confirmation, PATIENCE, Session, within},
+};
+use crate::broker::{Message, Result};
+
+const LONGEST_NAME: usize = 255; // in bytes; amqprs panics past it
+
+/// A session to publish on.
+#[derive(Debug)]
+pub struct Publisher {
+    rabbit: Rabbit,
+    session: Session,
+    last_tag: u64,
+    in_flight: BTreeMap<u64, (i64, Instant)>,
+}
+
+impl Publisher {
+    pub(super) async fn open(rabbit: &Rabbit) -> Result<Self> {
+        let mut session = Session::open(&rabbit.config).await?;
+        let prepared = async {
+            rabbit.declare(&session.channel).await?;
+            within(session.channel.confirm_select(ConfirmSelectArguments::default())).await
+        };
+        match prepared.await {
+            Ok(()) => {
+                let rabbit = rabbit.clone();
+                Ok(Self { rabbit, session, last_tag: 0, in_flight: BTreeMap::new() })
+            }
+            Err(cause) => Err(session.refused(cause)),
+        }
+    }
+
+    pub(crate) async fn publish(&mut self, ticket: i64, message: Message) -> Result<()> {
+        let exchange = self.rabbit.name(&message.exchange);
+        let routing_key = self.rabbit.routing_key(&message.exchange, &message.routing_key);
+        let names =
+            [Some(&exchange), Some(&routing_key), message.id.as_ref(), message.kind.as_ref()];
+        if names.into_iter().flatten().any(|name| name.len() > LONGEST_NAME) {
+            let cause = format!("message {:?} has a name of over {LONGEST_NAME} bytes", message.id);
+            return Err(self.session.end(cause));
+        }
+        self.send(ticket, &exchange, &routing_key, properties::write(&message), message.body).await
+    }
+
+    /// Counts what it sends, as the server does: that is the tag.
+    pub(super) async fn send(
+        &mut self,
+        ticket: i64,
+        exchange: &str,
+        routing_key: &str,
+        properties: BasicProperties,
+        body: Vec<u8>,
+    ) -> Result<()> {
+        self.session.check()?;
+        let arguments = BasicPublishArguments::new(exchange, routing_key).mandatory(true).finish();
+        let sent = within(self.session.channel.basic_publish(properties, body, arguments)).await;
+        self.session.judge(sent)?;
+        self.last_tag += 1;
+        self.in_flight.insert(self.last_tag, (ticket, Instant::now()));
+        Ok(())
+    }
+
+    pub(crate) async fn settled(&mut self) -> Result<Vec<i64>> {
+        loop {
+            let oldest = self.in_flight.first_key_value().map(|(_, (_, since))| *since);
+            let overdue = async {
+                match oldest {
+                    Some(since) => sleep_until(since + PATIENCE).await,
+                    None => future::pending().await,
+                }
+            };
+            let confirmation = select! {
+                biased;
+                confirmation = self.session.event() => confirmation?,
+                () = overdue => {
+                    let cause = format!("no confirmation within {} s", PATIENCE.as_secs());
+                    return Err(self.session.end(cause));
+                }
+            };
+            let mut tickets = self.settle(&confirmation);
+            while let Some(Ok(confirmation)) = self.session.event().now_or_never() {
+                tickets.extend(self.settle(&confirmation));
+            }
+            if !tickets.is_empty() {
+                return Ok(tickets);
+            }
+        }
+    }
+
+    fn settle(&mut self, confirmation: &Confirmation) -> Vec<i64> {
+        let settled = if confirmation.multiple {
+            let later = self.in_flight.split_off(&(confirmation.tag + 1));
+            mem::replace(&mut self.in_flight, later).into_values().collect()
+        } else {
+            Vec::from_iter(self.in_flight.remove(&confirmation.tag))
+        };
+        settled.into_iter().map(|(ticket, _)| ticket).collect()
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.session.is_open()
+    }
+
+    pub(crate) async fn close(mut self) {
+        self.session.close().await;
+    }
+}

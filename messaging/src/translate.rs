@@ -1,0 +1,104 @@
+//! From a message to what an owner can hear: one `match`, and a reason for what cannot be.
+
+use shop_actors::{Addr, catalog, customers, orders};
+use shop_persistence::stock::{self, Movement};
+use shop_persistence::{Event, Invalid, Result, customers::News as CustomerNews};
+
+use crate::Message;
+
+/// Something that an owner wants to hear.
+#[derive(Debug, Clone, PartialEq)]
+pub enum News {
+    /// A user signed up, changed or left.
+    Customer(CustomerNews),
+    /// The catalog has a product to sell.
+    Offer(stock::News),
+    /// Stock was sold or given back.
+    Movement(Movement),
+}
+
+/// Reads a message. Anybody may have sent it: what is wrong with it is said, not guessed.
+pub fn translate(message: &Message) -> Result<News, Invalid> {
+    let event = Event::read(name(message), &message.body)?;
+    let version = || match message.version {
+        Some(version @ 1..) => Ok(version),
+        Some(_) => Err(Invalid("header 'version' must be 1 or more".into())),
+        None => Err(Invalid("header 'version' (int64) is missing".into())),
+    };
+    Ok(match event {
+        Event::UserCreated(user) | Event::UserUpdated(user) => {
+            News::Customer(CustomerNews { id: user.id, version: version()?, user: Some(user) })
+        }
+        Event::UserDeleted(gone) => {
+            News::Customer(CustomerNews { id: gone.id, version: version()?, user: None })
+        }
+        Event::ProductCreated(offer) => News::Offer(stock::News { version: version()?, offer }),
+        Event::StockMoved(movement) => News::Movement(movement),
+    })
+}
+
+/// An event is named by where it was published: its exchange, or its queue on the default exchange. What was
+/// put back from the dead letters has lost that and is named by its `type`.
+fn name(message: &Message) -> &str {
+    let published = match message.exchange.as_str() {
+        "" => &message.routing_key,
+        exchange => exchange,
+    };
+    match Event::NAMES.contains(&published) {
+        true => published,
+        false => message.kind.as_deref().unwrap_or(published),
+    }
+}
+
+/// Whom a queue's news is for.
+#[derive(Debug, Clone)]
+pub enum Desk {
+    /// The owner of customers.
+    Customers(Addr<customers::Msg>),
+    /// The owner of orders, who sells what the catalog offers.
+    Orders(Addr<orders::Msg>),
+    /// The owner of the catalog, whose stock follows the sales.
+    Catalog(Addr<catalog::Msg>),
+}
+
+impl Desk {
+    /// Whether this is what the owner wants to hear.
+    pub fn takes(&self, news: &News) -> bool {
+        matches!(
+            (self, news),
+            (Desk::Customers(_), News::Customer(_))
+                | (Desk::Orders(_), News::Offer(_))
+                | (Desk::Catalog(_), News::Movement(_))
+        )
+    }
+
+    /// Tells the owner all of it, in one transaction.
+    pub async fn tell(&self, news: Vec<News>) -> Result<()> {
+        match self {
+            Desk::Customers(customers) => {
+                let news = news.into_iter().filter_map(|news| match news {
+                    News::Customer(news) => Some(news),
+                    _ => None,
+                });
+                let news = news.collect();
+                customers.ask((), |reply| customers::Msg::Hear(news, reply)).await
+            }
+            Desk::Orders(orders) => {
+                let news = news.into_iter().filter_map(|news| match news {
+                    News::Offer(news) => Some(news),
+                    _ => None,
+                });
+                let news = news.collect();
+                orders.ask((), |reply| orders::Msg::Offer(news, reply)).await
+            }
+            Desk::Catalog(catalog) => {
+                let news = news.into_iter().filter_map(|news| match news {
+                    News::Movement(movement) => Some(movement),
+                    _ => None,
+                });
+                let news = news.collect();
+                catalog.ask((), |reply| catalog::Msg::Move(news, reply)).await
+            }
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Log lines: readable on a terminal, JSON for collectors. They go to standard error.
+
+use std::io::{IsTerminal, stderr};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt;
+
+use crate::config::{Format, Log};
+
+/// Starts logging. Once per process.
+pub fn start(log: &Log) -> anyhow::Result<()> {
+    // What amqprs and ractor log as errors are events that the session or supervisor handles and logs itself.
+    let filter = EnvFilter::try_new(format!("{},amqprs=off,ractor=off", log.level))?;
+    let lines = fmt().with_env_filter(filter).with_writer(stderr);
+    let started = match log.format {
+        Format::Text => lines.with_ansi(stderr().is_terminal()).with_target(false).try_init(),
+        Format::Json => lines.json().flatten_event(true).try_init(),
+    };
+    started.map_err(|error| anyhow::anyhow!("logging cannot start: {error}"))
+}
