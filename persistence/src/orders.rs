@@ -114,8 +114,16 @@ pub fn quantity(value: i64) -> Result<i64, Invalid> {
 pub struct NewOrder {
     user_id: UserId,
     /// Each product once.
-    items: Vec<(ProductId, i64)>,
+    items: Vec<Wanted>,
     trace: Option<Trace>,
+}
+
+/// How many pieces of a product are wanted, and which item of the order named it first.
+#[derive(Debug, Clone)]
+struct Wanted {
+    product: ProductId,
+    pieces: i64,
+    named_at: usize,
 }
 
 impl NewOrder {
@@ -124,16 +132,16 @@ impl NewOrder {
         if !(1..=100).contains(&named.len()) {
             return Err(Error::broken("items", "must be 1 to 100 items"));
         }
-        let mut items: Vec<(ProductId, i64)> = Vec::with_capacity(named.len());
+        let mut items: Vec<Wanted> = Vec::with_capacity(named.len());
         let mut broken = vec![];
         for (index, (product, pieces)) in named.into_iter().enumerate() {
-            let sum = match items.iter_mut().find(|(known, _)| *known == product) {
-                Some((_, sum)) => {
-                    *sum += pieces;
-                    *sum
+            let sum = match items.iter_mut().find(|item| item.product == product) {
+                Some(item) => {
+                    item.pieces += pieces;
+                    item.pieces
                 }
                 None => {
-                    items.push((product, pieces));
+                    items.push(Wanted { product, pieces, named_at: index });
                     pieces
                 }
             };
@@ -192,9 +200,10 @@ fn decide<'n>(
         let detail = "must be the id of a user who exists".to_owned();
         unheard.push(BrokenRule { field: "user_id".into(), detail });
     }
-    for (product, _) in new.items.iter().filter(|(product, _)| !shelf.contains_key(product)) {
-        let detail = format!("product_id {product} must be the id of a product that exists");
-        unheard.push(BrokenRule { field: "items".into(), detail });
+    for item in new.items.iter().filter(|item| !shelf.contains_key(&item.product)) {
+        let field = format!("items[{}].product_id", item.named_at).into();
+        unheard
+            .push(BrokenRule { field, detail: "must be the id of a product that exists".into() });
     }
     if !unheard.is_empty() {
         return Err(Refusal::Unheard(unheard));
@@ -202,7 +211,7 @@ fn decide<'n>(
 
     let mut draft = Draft { new, items: vec![], total_quantity: 0, total_price: 0 };
     let mut short = vec![];
-    for (id, pieces) in &new.items {
+    for Wanted { product: id, pieces, .. } in &new.items {
         let product = &shelf[id];
         if product.quantity < *pieces {
             let OnShelf { name, quantity, .. } = product;
@@ -225,7 +234,7 @@ fn decide<'n>(
     if !short.is_empty() {
         return Err(Refusal::Final(Error::Conflict(format!("{}; order fewer", short.join("; ")))));
     }
-    for (id, pieces) in &new.items {
+    for Wanted { product: id, pieces, .. } in &new.items {
         shelf.entry(*id).and_modify(|product| product.quantity -= pieces);
     }
     Ok(draft)
@@ -265,8 +274,7 @@ pub async fn place(
 ) -> Result<Vec<Result<Order, Refusal>>> {
     let users: Vec<_> = new.iter().map(|new| new.user_id).collect();
     let customers = customers::lock(tx, &users).await?.into_iter().collect();
-    let products: Vec<_> =
-        new.iter().flat_map(|new| &new.items).map(|(product, _)| *product).collect();
+    let products: Vec<_> = new.iter().flat_map(|new| &new.items).map(|item| item.product).collect();
     let shelf: Vec<(ProductId, String, i64, i64)> =
         sqlx::query_as(LOCK_SHELF).bind(&products).fetch_all(&mut *tx).await?;
     let mut shelf = shelf

@@ -9,8 +9,9 @@ use crate::config::{Format, Log};
 
 /// Starts logging. Once per process.
 pub fn start(log: &Log) -> anyhow::Result<()> {
-    // What amqprs and ractor log as errors are events that the session or supervisor handles and logs itself.
-    let filter = EnvFilter::try_new(format!("{},amqprs=off,ractor=off", log.level))?;
+    // What these log themselves, a session or supervisor of ours handles and says in its own words.
+    let filter = format!("{},amqprs=off,ractor=off,sqlx_core::pool=off", log.level);
+    let filter = EnvFilter::try_new(filter)?;
     let lines = fmt().with_env_filter(filter).with_writer(stderr);
     let started = match log.format {
         Format::Text => lines.with_ansi(stderr().is_terminal()).with_target(false).try_init(),

@@ -1,0 +1,338 @@
+//! A shop of a test's own, and those who call it.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use reqwest::{Method, StatusCode, header::HeaderMap};
+use serde_json::{Value, json};
+use shop_messaging::Bus;
+use shop_supervisor::{Config, Node, Shop};
+use shop_tests::postgres::Cluster;
+use shop_tests::rabbitmq::RabbitMq;
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use uuid::Uuid;
+
+/// The password of every administrator and user in the tests.
+pub const PASSWORD: &str = "correct horse";
+
+/// Which broker joins the nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    Bus,
+    RabbitMq,
+}
+
+/// Three nodes in this process, on three databases and three ports of their own.
+pub struct TestShop {
+    shop: Shop,
+    pub settings: Settings,
+    urls: Urls,
+}
+
+/// The configuration of one test's shop, as environment variables.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub prefix: String,
+    pub variables: Vec<(String, String)>,
+}
+
+impl Settings {
+    /// Databases, names and ports that nobody else has.
+    pub async fn new(over: Over) -> Settings {
+        let cluster = Cluster::shared().await.expect("a PostgreSQL for the tests").server();
+        let prefix = format!("t{}_", Uuid::new_v4().simple());
+        let mut settings = Settings { prefix: prefix.clone(), variables: vec![] };
+        for (key, value) in [
+            ("SHOP__EMBEDDED__POSTGRES", "false"),
+            ("SHOP__EMBEDDED__BROKER", if over == Over::Bus { "true" } else { "false" }),
+            ("SHOP__JWT__SECRET_KEY", "0123456789abcdef0123456789abcdef"),
+            ("SHOP__AUTH__BCRYPT_COST", "4"),
+            ("SHOP__AUTH__ADMIN__PASSWORD", PASSWORD),
+        ] {
+            settings.set(key, value);
+        }
+        settings.set("SHOP__RABBITMQ__PREFIX", &prefix);
+        if over == Over::RabbitMq {
+            let port = RabbitMq::shared().await.expect("a RabbitMQ for the tests").port();
+            settings.set("SHOP__RABBITMQ__PORT", &port.to_string());
+        }
+        for node in ["AUTH", "CATALOG", "ORDER"] {
+            settings.set(&format!("SHOP__{node}__HTTP__PORT"), "0");
+            let database = |key: &str| format!("SHOP__{node}__DATABASE__{key}");
+            settings.set(&database("HOST"), "127.0.0.1");
+            settings.set(&database("PORT"), &cluster.port().to_string());
+            settings.set(&database("USER"), shop_supervisor::embedded::Postgres::USER);
+            settings.set(&database("NAME"), &format!("{prefix}{}", node.to_lowercase()));
+        }
+        settings
+    }
+
+    pub fn set(&mut self, variable: &str, value: &str) {
+        self.variables.retain(|(known, _)| known != variable);
+        self.variables.push((variable.to_owned(), value.to_owned()));
+    }
+
+    pub fn config(&self) -> Config {
+        Config::read(None, self.variables.clone()).expect("a good configuration")
+    }
+
+    /// A connection of the test's own to a node's database.
+    pub async fn database(&self, node: Node) -> PgConnection {
+        let config = self.config();
+        let database = node.database(&config);
+        let options = PgConnectOptions::new_without_pgpass()
+            .host(&database.host)
+            .port(database.port)
+            .username(&database.user)
+            .database(&database.name);
+        PgConnection::connect_with(&options).await.expect("the node's database")
+    }
+}
+
+impl TestShop {
+    /// A shop on the in-process bus.
+    pub async fn start() -> TestShop {
+        TestShop::over(Over::Bus).await
+    }
+
+    pub async fn over(over: Over) -> TestShop {
+        TestShop::with(Settings::new(over).await).await
+    }
+
+    pub async fn with(settings: Settings) -> TestShop {
+        rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
+        let shop = Shop::start(&settings.config(), &Node::ALL).await.expect("the shop starts");
+        let urls = Urls::new(|node| format!("http://{}", shop.address(node).expect("it listens")));
+        TestShop { shop, settings, urls }
+    }
+
+    pub fn bus(&self) -> &Bus {
+        self.shop.bus.as_ref().expect("this shop is on the bus")
+    }
+
+    pub fn url(&self, node: Node) -> &str {
+        self.urls.of(node)
+    }
+
+    /// Somebody without a token.
+    pub fn nobody(&self) -> Client {
+        Client::new(self.urls.clone())
+    }
+
+    /// The first administrator.
+    pub async fn admin(&self) -> Client {
+        self.nobody().sign_in("admin").await
+    }
+
+    /// A user who just signed up.
+    pub async fn user(&self, name: &str) -> Client {
+        self.nobody().sign_up(name).await
+    }
+
+    /// A category, a product in it with so many pieces, known to the order node. Returns the product.
+    pub async fn product(&self, admin: &Client, price: i64, quantity: i64) -> Value {
+        admin.product(price, quantity).await
+    }
+
+    /// Ends the shop; fails if an event is left in an outbox.
+    pub async fn close(self) {
+        assert!(self.shop.stop().await, "events are left in an outbox");
+    }
+}
+
+/// Where the nodes are.
+#[derive(Clone, Debug)]
+pub struct Urls(Arc<[String; 3]>);
+
+impl Urls {
+    pub fn new(url: impl Fn(Node) -> String) -> Urls {
+        Urls(Arc::new(Node::ALL.map(url)))
+    }
+
+    pub fn of(&self, node: Node) -> &str {
+        &self.0[Node::ALL.iter().position(|other| *other == node).expect("one of three")]
+    }
+}
+
+/// Somebody who calls the shop.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    urls: Urls,
+    pub token: Option<String>,
+    /// Who it is, once signed up or in.
+    pub user: Value,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Client {
+    pub fn new(urls: Urls) -> Client {
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30));
+        Client { http: http.build().expect("a client"), urls, token: None, user: Value::Null }
+    }
+
+    /// The same one with another token.
+    pub fn with_token(&self, token: &str) -> Client {
+        Client { token: Some(token.to_owned()), ..self.clone() }
+    }
+
+    pub async fn sign_up(&self, name: &str) -> Client {
+        let email = format!("{}@example.com", Uuid::new_v4().simple());
+        let new = json!({"username": name, "email": email, "password": PASSWORD});
+        self.post(Node::Auth, "/api/v1/auth/register", new).await.expect(201);
+        self.sign_in(name).await
+    }
+
+    pub async fn sign_in(&self, name: &str) -> Client {
+        let login = json!({"username": name, "password": PASSWORD});
+        let signed_in = self.post(Node::Auth, "/api/v1/auth/login", login).await.expect(200);
+        let mut client = self.with_token(signed_in["access_token"].as_str().expect("a token"));
+        client.user = client.get(Node::Auth, "/api/v1/users/me").await.expect(200);
+        client
+    }
+
+    pub fn id(&self) -> &str {
+        self.user["id"].as_str().expect("signed in")
+    }
+
+    pub async fn category(&self, name: &str, parent: Value) -> Value {
+        let new = json!({"name": name, "parent_id": parent});
+        self.post(Node::Catalog, "/api/v1/category", new).await.expect(201)
+    }
+
+    /// Adds a product in a category of its own.
+    pub async fn product(&self, price: i64, quantity: i64) -> Value {
+        let category = self.category("Чайники", Value::Null).await;
+        let new = json!({"name": "Синий чайник", "price": price, "quantity": quantity, "category_id": category["id"]});
+        self.post(Node::Catalog, "/api/v1/product", new).await.expect(201)
+    }
+
+    /// Orders for itself: pairs of product and quantity.
+    pub async fn order(&self, items: &[(&Value, i64)]) -> Answer {
+        let item = |(product, quantity): &(&Value, i64)| json!({"product_id": product["id"], "quantity": quantity});
+        let items: Vec<_> = items.iter().map(item).collect();
+        self.post(Node::Order, "/order", json!({"user_id": self.id(), "items": items})).await
+    }
+
+    /// What the catalog shows as left of a product.
+    pub async fn left(&self, product: &Value) -> i64 {
+        let products = self.get(Node::Catalog, "/api/v1/products").await.expect(200);
+        let products = products.as_array().expect("an array");
+        let found = products.iter().find(|other| other["id"] == product["id"]);
+        found.expect("the product is listed")["storage_quantity"].as_i64().expect("a number")
+    }
+
+    pub async fn get(&self, node: Node, path: &str) -> Answer {
+        self.send(Method::GET, node, path, None).await
+    }
+
+    pub async fn post(&self, node: Node, path: &str, body: Value) -> Answer {
+        self.send(Method::POST, node, path, Some(body)).await
+    }
+
+    pub async fn put(&self, node: Node, path: &str, body: Value) -> Answer {
+        self.send(Method::PUT, node, path, Some(body)).await
+    }
+
+    pub async fn delete(&self, node: Node, path: &str) -> Answer {
+        self.send(Method::DELETE, node, path, None).await
+    }
+
+    pub async fn send(
+        &self,
+        method: Method,
+        node: Node,
+        path: &str,
+        body: Option<Value>,
+    ) -> Answer {
+        let mut request = self.request(method, node, path);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        Answer::of(request).await
+    }
+
+    /// A request to add to.
+    pub fn request(&self, method: Method, node: Node, path: &str) -> reqwest::RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.urls.of(node)));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+}
+
+impl Answer {
+    pub async fn of(request: reqwest::RequestBuilder) -> Answer {
+        let response = request.send().await.expect("an answer");
+        let (status, headers) = (response.status(), response.headers().clone());
+        Answer { status, headers, text: response.text().await.expect("a whole answer") }
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("not JSON: {}", self.text))
+    }
+
+    /// The body, if this is the status; failures must be problem details as well.
+    #[track_caller]
+    pub fn expect(&self, status: u16) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text);
+        let body = self.json();
+        if status >= 400 {
+            assert_eq!(self.header("content-type"), "application/problem+json");
+            assert_eq!(body["status"], status);
+            assert!(body["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{body}");
+        }
+        body
+    }
+
+    /// The fields whose rules the body broke, if it is 422.
+    #[track_caller]
+    pub fn broken_fields(&self) -> Vec<String> {
+        let problem = self.expect(422);
+        let errors = problem["errors"].as_array().expect("the broken rules");
+        errors.iter().map(|error| error["field"].as_str().expect("a field").to_owned()).collect()
+    }
+
+    #[track_caller]
+    pub fn header(&self, name: &str) -> &str {
+        let value = self.headers.get(name).unwrap_or_else(|| panic!("no header {name}"));
+        value.to_str().expect("a text")
+    }
+}
+
+/// Tries until it is true, for at most 20 s.
+#[track_caller]
+pub fn eventually<T: Debug, F: Future<Output = Result<T, String>>>(
+    mut tried: impl FnMut() -> F,
+) -> impl Future<Output = T> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let since = Instant::now();
+        loop {
+            match tried().await {
+                Ok(value) => return value,
+                Err(_) if since.elapsed() < Duration::from_secs(20) => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(why) => panic!("not within 20 s, at {caller}: {why}"),
+            }
+        }
+    }
+}
+
+/// For `eventually`: two values that must become equal.
+pub fn same<T: PartialEq + Debug>(left: T, right: T) -> Result<T, String> {
+    match left == right {
+        true => Ok(left),
+        false => Err(format!("{left:?} is not {right:?}")),
+    }
+}

@@ -1,0 +1,1 @@
+//! Users: signing up and in, and what an administrator does with them.

@@ -1,0 +1,171 @@
+//! A RabbitMQ of the tests' own, beside any that the system runs.
+
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use std::{env, io};
+
+use anyhow::{Context, bail};
+use shop_supervisor::embedded::Leash;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+use tokio::time::{sleep, timeout};
+
+use crate::{Folder, free_port};
+
+/// Debian's `rabbitmq-server` on the path insists on root or its own user; this one does not.
+const DEBIAN: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+/// What a client says first.
+const GREETING: &[u8] = b"AMQP\x00\x00\x09\x01";
+const START_PATIENCE: Duration = Duration::from_secs(60);
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+
+/// A broker that ends with the test process, and its data with it. User and password: `guest`.
+#[derive(Debug)]
+pub struct RabbitMq {
+    program: PathBuf,
+    folder: Folder,
+    port: u16,
+    distribution_port: u16,
+    running: Option<Leash>,
+}
+
+impl RabbitMq {
+    /// The one that all tests of this process share, started when first asked for.
+    ///
+    /// # Errors
+    /// When RabbitMQ is not installed or does not start; the next asker tries again.
+    pub async fn shared() -> anyhow::Result<&'static Self> {
+        static SHARED: OnceCell<RabbitMq> = OnceCell::const_new();
+        SHARED.get_or_try_init(Self::start).await
+    }
+
+    /// Starts another one, empty. Resolves when it answers: after 5 to 10 s.
+    ///
+    /// # Errors
+    /// When RabbitMQ is not installed or does not start.
+    pub async fn start() -> anyhow::Result<Self> {
+        let mut broker = Self {
+            program: program()?,
+            folder: Folder::new("shop-rabbitmq")?,
+            port: free_port(),
+            distribution_port: free_port(),
+            running: None,
+        };
+        let listener = format!("listeners.tcp.local = 127.0.0.1:{}\n", broker.port);
+        fs::write(broker.path("rabbitmq.conf"), listener + "disk_free_limit.absolute = 1MB\n")?;
+        fs::write(broker.path("plugins"), "[].\n")?;
+        broker.start_again().await?;
+        Ok(broker)
+    }
+
+    /// The port at 127.0.0.1, the same after every start.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Starts it again with the data it had. Resolves when it answers.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_again(&mut self) -> anyhow::Result<()> {
+        self.stop().await?;
+        let mut broker = self.launch()?;
+        tokio::select! {
+            ended = broker.ended() => {
+                bail!("RabbitMQ did not start ({}): {}", ended?, self.last_words())
+            }
+            answered = timeout(START_PATIENCE, self.answers()) => answered.with_context(|| {
+                format!("RabbitMQ did not start within 60 s: {}", self.last_words())
+            })?,
+        }
+        self.running = Some(broker);
+        Ok(())
+    }
+
+    /// Stops it in good order.
+    ///
+    /// # Errors
+    /// When its end cannot be waited for.
+    pub async fn stop(&mut self) -> io::Result<()> {
+        self.end("TERM").await
+    }
+
+    /// Kills it (`kill -9`).
+    ///
+    /// # Errors
+    /// When its end cannot be waited for.
+    pub async fn kill(&mut self) -> io::Result<()> {
+        self.end("KILL").await
+    }
+
+    async fn end(&mut self, signal: &str) -> io::Result<()> {
+        if let Some(broker) = self.running.take() {
+            broker.end(signal, STOP_PATIENCE).await?;
+        }
+        Ok(())
+    }
+
+    /// Everything by environment: nothing of the system's own RabbitMQ is read or written.
+    fn launch(&self) -> io::Result<Leash> {
+        let log = OpenOptions::new().create(true).append(true).open(self.path("output"))?;
+        let mut command = Leash::command(&self.program, "KILL");
+        command
+            .env_clear()
+            .env("PATH", env::var_os("PATH").unwrap_or_default())
+            .env("LANG", "C.UTF-8")
+            .env("HOME", self.folder.path()) // the Erlang cookie
+            .env("RUNNING_UNDER_SYSTEMD", "1") // no script between us and what we send signals to
+            .env("RABBITMQ_NODENAME", format!("shop-{}@localhost", self.port))
+            .env("RABBITMQ_NODE_PORT", self.port.to_string())
+            .env("RABBITMQ_DIST_PORT", self.distribution_port.to_string())
+            .env("RABBITMQ_CONF_ENV_FILE", self.path("none"))
+            .env("RABBITMQ_CONFIG_FILE", self.path("rabbitmq.conf"))
+            .env("RABBITMQ_ADVANCED_CONFIG_FILE", self.path("none.config"))
+            .env("RABBITMQ_GENERATED_CONFIG_DIR", self.path("generated"))
+            .env("RABBITMQ_SCHEMA_DIR", self.path("schema"))
+            .env("RABBITMQ_MNESIA_BASE", self.path("data"))
+            .env("RABBITMQ_LOG_BASE", self.path("log"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", self.path("plugins"))
+            .env(
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+                "+S 1:1 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}",
+            )
+            .stdout(log.try_clone()?)
+            .stderr(Stdio::from(log));
+        Leash::hold(command)
+    }
+
+    async fn answers(&self) {
+        while self.greet().await.is_err() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn greet(&self) -> io::Result<u8> {
+        let mut connection = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        connection.write_all(GREETING).await?;
+        connection.read_u8().await
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn last_words(&self) -> String {
+        let output = fs::read_to_string(self.path("output")).unwrap_or_default();
+        let lines = output.lines().filter(|line| !line.trim().is_empty()).collect::<Vec<_>>();
+        lines[lines.len().saturating_sub(5)..].join("\n")
+    }
+}
+
+fn program() -> anyhow::Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let on_path = env::split_paths(&path).map(|folder| folder.join("rabbitmq-server"));
+    std::iter::once(PathBuf::from(DEBIAN)).chain(on_path).find(|program| Path::is_file(program)).context(
+        "RabbitMQ is not installed: install it (Debian and Ubuntu: apt-get install rabbitmq-server)",
+    )
+}
