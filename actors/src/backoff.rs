@@ -18,7 +18,7 @@ impl Backoff {
     }
 
     /// How long to wait after a failure now: between half and all of the doubled time.
-    pub fn next(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         if self.last.elapsed() > 2 * self.most {
             self.failures = 0; // it went well for a while
         }
@@ -45,7 +45,7 @@ mod tests {
     fn waits_double_up_to_a_bound() {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
         for full_ms in [100, 200, 400, 800, 1000, 1000] {
-            let wait = backoff.next().as_millis();
+            let wait = backoff.pause().as_millis();
             assert!((full_ms / 2..=full_ms).contains(&wait), "{wait} ms of {full_ms} ms");
         }
     }

@@ -29,7 +29,7 @@ impl Service for Intake {
     async fn run(self, stop: CancellationToken) -> Handled {
         let mut backoff = Backoff::default();
         while let Some(Err(error)) = stop.run_until_cancelled(self.session()).await {
-            let wait = backoff.next();
+            let wait = backoff.pause();
             let queue = self.queue;
             tracing::warn!(%error, queue, retry_ms = wait.as_millis(), "the intake lost its connection");
             stop.run_until_cancelled(tokio::time::sleep(wait)).await;
@@ -116,7 +116,7 @@ impl Intake {
         loop {
             match self.desk.tell(news.clone()).await {
                 Err(error @ (Error::Away(_) | Error::Overloaded(_))) => {
-                    let wait = backoff.next();
+                    let wait = backoff.pause();
                     let retry_ms = wait.as_millis();
                     tracing::warn!(%error, queue = self.queue, retry_ms, "the intake waits");
                     tokio::time::sleep(wait).await;

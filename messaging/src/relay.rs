@@ -36,7 +36,7 @@ impl Service for Relay {
     async fn run(self, stop: CancellationToken) -> Handled {
         let mut backoff = Backoff::default();
         while let Some(Err(error)) = stop.run_until_cancelled(self.session()).await {
-            let wait = backoff.next();
+            let wait = backoff.pause();
             tracing::warn!(error, retry_ms = wait.as_millis(), "the relay lost its connection");
             stop.run_until_cancelled(tokio::time::sleep(wait)).await;
         }

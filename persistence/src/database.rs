@@ -93,10 +93,14 @@ impl Cluster {
         let created = sqlx::query(sqlx::AssertSqlSafe(format!("create database \"{name}\"")))
             .execute(&mut connection)
             .await;
-        match created {
-            Err(sqlx::Error::Database(error))
-                if ["42P04", "23505"].contains(&error.code().unwrap_or_default().as_ref()) => {}
-            outcome => drop(outcome?),
+        let faster = |error: &sqlx::Error| {
+            let code = error.as_database_error().and_then(|error| error.code());
+            code.is_some_and(|code| ["42P04", "23505"].contains(&code.as_ref()))
+        };
+        if let Err(error) = created
+            && !faster(&error)
+        {
+            return Err(error);
         }
         connection.close().await
     }

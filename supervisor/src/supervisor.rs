@@ -115,7 +115,7 @@ impl Supervisor {
             tracing::error!(actor = child, reason, "its supervisor gives up");
             return Err(reason.into());
         }
-        let wait = kept.backoff.next();
+        let wait = kept.backoff.pause();
         tracing::error!(actor = child, reason, restart_ms = wait.as_millis(), "an actor died");
         drop(me.send_after(wait, move || Start(index)));
         Ok(())

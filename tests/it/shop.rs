@@ -107,8 +107,9 @@ impl TestShop {
         TestShop { shop, settings, urls }
     }
 
-    pub fn bus(&self) -> &Bus {
-        self.shop.bus.as_ref().expect("this shop is on the bus")
+    /// The bus, if this shop is on it.
+    pub fn bus(&self) -> Option<&Bus> {
+        self.shop.bus.as_ref()
     }
 
     pub fn url(&self, node: Node) -> &str {
@@ -128,11 +129,6 @@ impl TestShop {
     /// A user who just signed up.
     pub async fn user(&self, name: &str) -> Client {
         self.nobody().sign_up(name).await
-    }
-
-    /// A category, a product in it with so many pieces, known to the order node. Returns the product.
-    pub async fn product(&self, admin: &Client, price: i64, quantity: i64) -> Value {
-        admin.product(price, quantity).await
     }
 
     /// Ends the shop; fails if an event is left in an outbox.

@@ -1,22 +1,10 @@
 //! What a broker promises, kept by RabbitMQ and by the in-process bus alike.
-//!
-//! RabbitMQ is where `SHOP_TEST_AMQP` (host:port) says, or else on this machine; each test has its
-//! own prefix there and takes its queues away at the end.
 
-#![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
-
-use std::{
-    env,
-    panic::{AssertUnwindSafe, resume_unwind},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use amqprs::{
     BasicProperties, FieldTable, FieldValue,
-    channel::{
-        BasicPublishArguments, Channel, ExchangeDeleteArguments, QueueDeclareArguments,
-        QueueDeleteArguments,
-    },
+    channel::{BasicPublishArguments, Channel, QueueDeclareArguments},
     connection::{Connection, OpenConnectionArguments},
 };
 use futures::FutureExt;
@@ -24,6 +12,7 @@ use shop_messaging::{
     Broker, Bus, Consumer, Delivery, Error, Message, Publisher, Rabbit, RabbitConfig,
     topology::{self, CATALOG_USERS, ORDER_USERS, PRODUCT_CREATED, STOCK_MOVED, USER_EVENTS},
 };
+use shop_tests::rabbitmq::RabbitMq;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -351,7 +340,7 @@ async fn the_bus_confirms_what_every_queue_is_done_with() {
 
 #[tokio::test]
 async fn a_foreign_message_is_read_and_parked() {
-    on_rabbitmq_at(address(), async |config| {
+    on_rabbitmq_at(address().await, async |config| {
         let broker = Broker::Rabbit(Rabbit::new(config.clone()));
         let (_publisher, mut consumer) = open(&broker, PRODUCT_CREATED, 10).await;
         let (connection, channel) = connect(&config).await;
@@ -402,7 +391,7 @@ async fn a_foreign_message_is_read_and_parked() {
 
 #[tokio::test]
 async fn a_wrong_password_is_said() {
-    on_rabbitmq_at(address(), async |config| {
+    on_rabbitmq_at(address().await, async |config| {
         let password = "wrong".to_owned().into();
         let broker = Broker::Rabbit(Rabbit::new(RabbitConfig { password, ..config }));
         let error = soon(broker.publisher()).await.unwrap_err();
@@ -424,7 +413,7 @@ async fn a_closed_port_is_said() {
 
 #[tokio::test]
 async fn a_cut_connection_ends_its_sessions_and_loses_nothing() {
-    let proxy = Proxy::start(address()).await;
+    let proxy = Proxy::start(address().await).await;
     on_rabbitmq_at(proxy.address.clone(), async |config| {
         let broker = Broker::Rabbit(Rabbit::new(config));
         let (mut publisher, mut consumer) = open(&broker, PRODUCT_CREATED, 10).await;
@@ -450,7 +439,7 @@ async fn a_cut_connection_ends_its_sessions_and_loses_nothing() {
 /// amqprs hangs up on text that is not UTF-8, and all that was handed out with it comes again.
 #[tokio::test]
 async fn an_unreadable_message_takes_no_other_with_it() {
-    let proxy = Proxy::start(address()).await;
+    let proxy = Proxy::start(address().await).await;
     on_rabbitmq_at(proxy.address.clone(), async |config| {
         let broker = Broker::Rabbit(Rabbit::new(config.clone()));
         let mut publisher = soon(broker.publisher()).await.unwrap();
@@ -495,7 +484,7 @@ async fn an_unreadable_message_takes_no_other_with_it() {
 
 #[tokio::test]
 async fn a_dropped_session_leaves_no_connection() {
-    let proxy = Proxy::start(address()).await;
+    let proxy = Proxy::start(address().await).await;
     on_rabbitmq_at(proxy.address.clone(), async |config| {
         let broker = Broker::Rabbit(Rabbit::new(config));
         let (mut publisher, mut consumer) = open(&broker, PRODUCT_CREATED, 10).await;
@@ -516,30 +505,16 @@ async fn on_the_bus(promise: impl AsyncFnOnce(Broker)) {
 
 async fn on_rabbitmq(promise: impl AsyncFnOnce(Broker)) {
     let with_config = async |config| promise(Broker::Rabbit(Rabbit::new(config))).await;
-    on_rabbitmq_at(address(), with_config).await;
+    on_rabbitmq_at(address().await, with_config).await;
 }
 
-/// Runs the test with a prefix of its own, and leaves nothing behind whether it passes or not.
+/// Runs the test with a prefix of its own.
 async fn on_rabbitmq_at(address: String, test: impl AsyncFnOnce(RabbitConfig)) {
-    let ours = config(&address);
-    let outcome = AssertUnwindSafe(soon_at_most(60, test(ours.clone()))).catch_unwind().await;
-    let (connection, channel) = connect(&ours).await;
-    for queue in topology::QUEUES {
-        for name in [queue.name.to_owned(), topology::dead(queue.name)] {
-            let queue = QueueDeleteArguments::new(&format!("{}{name}", ours.prefix));
-            channel.queue_delete(queue).await.unwrap();
-        }
-    }
-    for name in USER_EVENTS.into_iter().chain([topology::DEAD_LETTERS]) {
-        let exchange = ExchangeDeleteArguments::new(&format!("{}{name}", ours.prefix));
-        channel.exchange_delete(exchange).await.unwrap();
-    }
-    connection.close().await.unwrap();
-    outcome.unwrap_or_else(|panic| resume_unwind(panic));
+    soon_at_most(60, test(config(&address))).await;
 }
 
-fn address() -> String {
-    env::var("SHOP_TEST_AMQP").unwrap_or_else(|_| "127.0.0.1:5672".to_owned())
+async fn address() -> String {
+    format!("127.0.0.1:{}", RabbitMq::shared().await.expect("a RabbitMQ for the tests").port())
 }
 
 fn config(address: &str) -> RabbitConfig {

@@ -1,1 +1,0 @@
-//! Users: signing up and in, and what an administrator does with them.
