@@ -198,7 +198,7 @@ impl<S: Sync> FromRequestParts<S> for Signed {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Signed, Failure> {
-        let gate = parts.extensions.get::<Gate>().cloned();
+        let gate = parts.extensions.get::<Arc<Gate>>().cloned();
         let gate = gate.ok_or_else(|| Error::Bug("no gate in front of this route".into()))?;
         let token = bearer(parts).ok_or(SIGN_IN)?;
         Ok(Signed(gate.admit(token).await?))

@@ -99,7 +99,7 @@ fn app(api: Api, gate: Gate, vitals: Vitals, limits: Limits) -> Router {
     let metrics = vitals.metrics.clone();
     let (work, paths) = api.routes();
     let room = Arc::new(Semaphore::new(limits.in_flight));
-    let work = work.layer(Extension(gate)).layer(from_fn_with_state(room, shed));
+    let work = work.layer(Extension(Arc::new(gate))).layer(from_fn_with_state(room, shed));
     Router::new()
         .merge(operations::routes(vitals))
         .merge(docs::routes(docs::of(node).merge_from(paths)))

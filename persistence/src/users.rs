@@ -184,6 +184,9 @@ pub async fn find_credentials(
     connection: &mut PgConnection,
     username: &str,
 ) -> Result<Option<Credentials>> {
+    if username.contains('\0') {
+        return Ok(None); // PostgreSQL cannot even be asked
+    }
     let found = sqlx::query_as(FIND_CREDENTIALS).bind(fold(username)).fetch_optional(connection);
     Ok(found.await?)
 }

@@ -156,7 +156,7 @@ async fn tests_can_reach_it_by_host_and_port() {
     PgConnectOptions::new_without_pgpass()
         .host("127.0.0.1")
         .port(port)
-        .username(postgres.user())
+        .username(Postgres::USER)
         .database("postgres")
         .connect()
         .await
@@ -219,7 +219,7 @@ async fn connect(postgres: &Postgres) -> PgConnection {
     let options = PgConnectOptions::new_without_pgpass()
         .socket(postgres.socket_folder())
         .port(postgres.port())
-        .username(postgres.user())
+        .username(Postgres::USER)
         .database("postgres");
     options.connect().await.unwrap()
 }

@@ -307,8 +307,8 @@ impl Answer {
 
 /// Tries until it is true, for at most 20 s.
 #[track_caller]
-pub fn eventually<T: Debug, F: Future<Output = Result<T, String>>>(
-    mut tried: impl FnMut() -> F,
+pub fn eventually<T: Debug>(
+    mut tried: impl AsyncFnMut() -> Result<T, String>,
 ) -> impl Future<Output = T> {
     let caller = std::panic::Location::caller();
     async move {

@@ -19,7 +19,7 @@ use crate::{Folder, free_port};
 const DEBIAN: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 /// What a client says first.
 const GREETING: &[u8] = b"AMQP\x00\x00\x09\x01";
-const START_PATIENCE: Duration = Duration::from_secs(60);
+const START_PATIENCE: Duration = Duration::from_secs(120);
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
 
 /// A broker that ends with the test process, and its data with it. User and password: `guest`.
@@ -42,7 +42,7 @@ impl RabbitMq {
         SHARED.get_or_try_init(Self::start).await
     }
 
-    /// Starts another one, empty. Resolves when it answers: after 5 to 10 s.
+    /// Starts another one, empty. Resolves when it answers: after about 10 s.
     ///
     /// # Errors
     /// When RabbitMQ is not installed or does not start.
@@ -79,7 +79,7 @@ impl RabbitMq {
                 bail!("RabbitMQ did not start ({}): {}", ended?, self.last_words())
             }
             answered = timeout(START_PATIENCE, self.answers()) => answered.with_context(|| {
-                format!("RabbitMQ did not start within 60 s: {}", self.last_words())
+                format!("RabbitMQ did not start within 120 s: {}", self.last_words())
             })?,
         }
         self.running = Some(broker);

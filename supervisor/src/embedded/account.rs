@@ -59,7 +59,7 @@ impl Account {
     /// ancestors and access lists count as well.
     pub(super) fn may_enter(&self, folder: &Path) -> bool {
         let mut attempt = Command::new("sh");
-        attempt.args(["-c", r#"[ -x "$0" ]"#]).arg(folder);
+        attempt.args(["-c", r#"[ -x "$0" ]"#]).arg(folder).current_dir("/");
         self.take(&mut attempt);
         attempt.status().is_ok_and(|status| status.success())
     }

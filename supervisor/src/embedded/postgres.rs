@@ -76,7 +76,8 @@ impl Postgres {
             parent.display()
         );
         let written_by = version(folder)?;
-        let binaries = &binaries::find(options.binaries.as_deref(), written_by, account)?;
+        let configured = options.binaries.as_deref().map(path::absolute).transpose()?;
+        let binaries = &binaries::find(configured.as_deref(), written_by, account)?;
         if written_by.is_none() {
             create(folder, binaries, account, &log, options.durable).await?;
         }

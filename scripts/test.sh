@@ -1,0 +1,31 @@
+#!/bin/sh
+# Checks everything, step by step, and stops at the first that fails.
+set -eu
+cd "$(dirname "$0")/.."
+. scripts/install.sh
+
+steps=4
+number=0
+
+# step HEADING COMMAND…
+step() {
+    heading=$1
+    shift
+    number=$((number + 1))
+    printf '\n== %d of %d: %s\n' "$number" "$steps" "$heading"
+    began=$(date +%s)
+    status=0
+    "$@" || status=$?
+    printf '== %s: %d s\n' "$heading" "$(($(date +%s) - began))"
+    [ "$status" = 0 ] || stop "$heading: failed"
+}
+
+need_rust
+need_components
+need_compiler
+need_postgres
+need_rabbitmq
+step 'format' cargo fmt --check
+step 'lints' cargo clippy --workspace --all-targets --release --locked -- -D warnings
+step 'release binary' cargo build --release --locked --bin shop
+step 'tests' cargo test --workspace --release --locked
