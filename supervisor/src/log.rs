@@ -10,7 +10,10 @@ use crate::config::{Format, Log};
 /// Starts logging. Once per process.
 pub fn start(log: &Log) -> anyhow::Result<()> {
     // What these log themselves, a session or supervisor of ours handles and says in its own words.
-    let filter = format!("{},amqprs=off,ractor=off,sqlx_core::pool=off", log.level);
+    let filter = format!(
+        "{},amqprs=off,ractor=off,sqlx::postgres::notice=off,sqlx_core::pool=off",
+        log.level
+    );
     let filter = EnvFilter::try_new(filter)?;
     let lines = fmt().with_env_filter(filter).with_writer(stderr);
     let started = match log.format {

@@ -136,12 +136,6 @@ impl Shop {
 
         let mut databases = vec![];
         let mut branches: Vec<Child> = vec![];
-        if let Some(embedded) = &embedded {
-            let embedded = embedded.clone();
-            branches.push(Child::new("postgres", move |supervisor| {
-                launch(embedded.clone(), 3 * GRACE, supervisor)
-            }));
-        }
         let mut users: Option<(Addr<users::Msg>, Passwords)> = None;
         for (node, listener) in listeners {
             let cluster = cluster(config, node, embedded.as_ref());
@@ -187,6 +181,20 @@ impl Shop {
                 Node::Catalog => Child::tree(node.name(), move || tree::catalog(&parts)),
                 Node::Order => Child::tree(node.name(), move || tree::order(&parts)),
             });
+        }
+        // Started first, and ended last: what the nodes stand on.
+        let open = Databases(databases.clone());
+        branches.insert(
+            0,
+            Child::new("databases", move |supervisor| launch(open.clone(), GRACE, supervisor)),
+        );
+        if let Some(embedded) = embedded {
+            branches.insert(
+                0,
+                Child::new("postgres", move |supervisor| {
+                    launch(embedded.clone(), 3 * GRACE, supervisor)
+                }),
+            );
         }
         let supervisor = Supervisor { name: "shop".into() };
         let (root, ended) = Actor::spawn(None, supervisor, branches)
@@ -238,10 +246,21 @@ impl Shop {
         }
         self.root.stop(None);
         self.ended.await.ok();
-        for database in &self.databases {
+        relayed
+    }
+}
+
+/// Keeps the databases open for the nodes, and closes them after these have ended and before PostgreSQL does.
+#[derive(Clone, Debug)]
+struct Databases(Vec<Database>);
+
+impl Service for Databases {
+    async fn run(self, stop: CancellationToken) -> Handled {
+        stop.cancelled().await;
+        for database in &self.0 {
             database.close().await;
         }
-        relayed
+        Ok(())
     }
 }
 
