@@ -34,10 +34,11 @@ need_compiler() {
 need_postgres() {
     [ "${SHOP__EMBEDDED__POSTGRES:-true}" != false ] || return 0 # it has one elsewhere
     postgres_found && return
-    install_packages postgresql || fetch_postgres || :
-    postgres_found || stop 'PostgreSQL is missing: install its server (Debian and Ubuntu: apt-get' \
-        'install postgresql; Fedora: dnf install postgresql-server; macOS: brew install' \
-        'postgresql), or ask an administrator to'
+    install_packages postgresql && postgres_found && return
+    fetch_postgres && postgres_found && return
+    stop 'PostgreSQL is missing: install its server (Debian and Ubuntu: apt-get install' \
+        'postgresql; Fedora: dnf install postgresql-server; macOS: brew install postgresql),' \
+        'or ask an administrator to'
 }
 
 need_rabbitmq() {

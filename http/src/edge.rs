@@ -154,10 +154,7 @@ async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -
         let mut response = next.run(request).await;
         let took_ms = since.elapsed().as_secs_f64() * 1e3;
         let status = response.status().as_u16();
-        match response.status().is_server_error() {
-            true => tracing::warn!(%method, route, status, took_ms, "answered"),
-            false => tracing::debug!(%method, route, status, took_ms, "answered"),
-        }
+        tracing::debug!(%method, route, status, took_ms, "answered");
         response.headers_mut().insert(REQUEST_ID, id);
         response
     };

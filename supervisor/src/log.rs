@@ -18,7 +18,7 @@ pub fn start(log: &Log) -> anyhow::Result<()> {
     let lines = fmt().with_env_filter(filter).with_writer(stderr);
     let started = match log.format {
         Format::Text => lines.with_ansi(stderr().is_terminal()).with_target(false).try_init(),
-        Format::Json => lines.json().flatten_event(true).try_init(),
+        Format::Json => lines.json().flatten_event(true).with_span_list(false).try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("logging cannot start: {error}"))
 }

@@ -1,6 +1,7 @@
 //! `shop`: runs a shop or one of its nodes, and makes administrators.
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -83,9 +84,17 @@ async fn run(config: &Config, nodes: &[Node]) -> anyhow::Result<ExitCode> {
             _ = terminate.recv() => {}
         }
     };
+    let mut starting = pin!(Shop::start(config, nodes));
     let mut shop = tokio::select! {
-        shop = Shop::start(config, nodes) => shop?,
-        () = signal() => return Ok(ExitCode::FAILURE),
+        shop = &mut starting => shop?,
+        // What is half started cannot be stopped in good order; a second signal ends it all the same.
+        () = signal() => tokio::select! {
+            shop = starting => {
+                shop?.stop().await;
+                return Ok(ExitCode::SUCCESS);
+            }
+            () = signal() => return Ok(ExitCode::FAILURE),
+        },
     };
     announce(config, &shop);
     tokio::select! {

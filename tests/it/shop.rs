@@ -171,6 +171,7 @@ pub struct Answer {
 
 impl Client {
     pub fn new(urls: Urls) -> Client {
+        rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30));
         Client { http: http.build().expect("a client"), urls, token: None, user: Value::Null }
     }
