@@ -68,9 +68,7 @@ impl<M: Send + 'static> Addr<M> {
         };
         match timeout_at(deadline, asked).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => {
-                Err(Error::Away(format!("the {} had to start afresh", mailbox.kind).into()))
-            }
+            Ok(Err(_)) => Err(Error::Crashed(mailbox.kind)),
             Err(_) => {
                 Err(Error::Away(format!("the {} did not answer in time", mailbox.kind).into()))
             }
@@ -201,7 +199,7 @@ pub(crate) struct Envelope<M> {
 impl<M> Envelope<M> {
     /// The message, unless its asker has given up; and the measure of its handling.
     pub(crate) fn open(self) -> Option<(M, Busy)> {
-        if self.deadline.is_some_and(|deadline| deadline < Instant::now()) {
+        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             self.ticket.0.expired.fetch_add(1, Relaxed);
             return None;
         }

@@ -105,6 +105,10 @@ impl Intake {
                 );
                 consumer.retry(delivery.tag).await
             }
+            Err(Error::Crashed(owner)) => {
+                let reason = format!("it ended the owner of {owner} whenever it was tried");
+                self.park(consumer, delivery, &reason).await
+            }
             Err(error) => self.park(consumer, delivery, &error.to_string()).await,
         }
     }

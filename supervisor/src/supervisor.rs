@@ -1,11 +1,12 @@
 //! The supervisor: keeps its children running, one for one, and ends them in good order.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use shop_actors::Backoff;
+use tokio::time::Instant;
 
 /// A child that dies more often than this within [`WINDOW`] cannot be helped here: its supervisor gives up.
 const MOST_DEATHS: usize = 10;
@@ -184,5 +185,145 @@ impl Actor for Supervisor {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use shop_actors::{Addr, Handled, Me, Owner, Reply, answer, hire};
+    use shop_persistence::Error;
+    use tokio::sync::Notify;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    /// An owner that does what it is told, and writes down its end.
+    struct Moody {
+        name: &'static str,
+        ends: Arc<Mutex<Vec<&'static str>>>,
+    }
+
+    enum Msg {
+        Greet(Reply<&'static str>),
+        Panic(#[expect(dead_code, reason = "it dies with the owner")] Reply<()>),
+        Fail(Reply<()>),
+        Wait(Arc<Notify>, Reply<()>),
+    }
+
+    impl Owner for Moody {
+        type Msg = Msg;
+
+        async fn handle(&mut self, _: &Me<Msg>, message: Msg) -> Handled {
+            match message {
+                Msg::Greet(reply) => answer(reply, Ok(self.name)),
+                Msg::Panic(_) => panic!("it was told to"),
+                Msg::Fail(reply) => answer(reply, Err(Error::Bug("it was told to".into()))),
+                Msg::Wait(notify, reply) => {
+                    notify.notified().await;
+                    answer(reply, Ok(()))
+                }
+            }
+        }
+    }
+
+    impl Drop for Moody {
+        fn drop(&mut self) {
+            self.ends.lock().unwrap().push(self.name);
+        }
+    }
+
+    type Ends = Arc<Mutex<Vec<&'static str>>>;
+
+    fn child(name: &'static str, addr: &Addr<Msg>, ends: &Ends) -> Child {
+        let (mailbox, ends) = (addr.mailboxes()[0].clone(), ends.clone());
+        Child::new(name, move |supervisor| {
+            let (mailbox, ends) = (mailbox.clone(), ends.clone());
+            async move { hire(Moody { name, ends }, &mailbox, supervisor).await }
+        })
+    }
+
+    async fn supervise(children: Vec<Child>) -> (ActorRef<Start>, JoinHandle<()>) {
+        Actor::spawn(None, Supervisor { name: "test".into() }, children).await.unwrap()
+    }
+
+    fn address(capacity: usize) -> Addr<Msg> {
+        Addr::new("moody", 1, capacity, Duration::from_secs(5))
+    }
+
+    #[tokio::test]
+    async fn whoever_makes_an_owner_panic_hears_of_it_and_the_next_is_answered() {
+        let (addr, ends) = (address(8), Ends::default());
+        let (root, ended) = supervise(vec![child("anna", &addr, &ends)]).await;
+        for _ in 0..3 {
+            assert!(matches!(addr.ask((), Msg::Panic).await, Err(Error::Crashed("moody"))));
+            assert_eq!(addr.ask((), Msg::Greet).await.unwrap(), "anna");
+            assert!(matches!(addr.ask((), Msg::Fail).await, Err(Error::Crashed("moody"))));
+            assert_eq!(addr.ask((), Msg::Greet).await.unwrap(), "anna");
+        }
+        root.stop(None);
+        ended.await.unwrap();
+        assert_eq!(addr.figures()[0].depth, 0, "no message is still counted as waiting");
+    }
+
+    #[tokio::test]
+    async fn a_full_mailbox_refuses_at_once() {
+        let (addr, ends, notify) = (address(2), Ends::default(), Arc::new(Notify::new()));
+        let (_root, _) = supervise(vec![child("anna", &addr, &ends)]).await;
+        let asks: Vec<_> = (0..4)
+            .map(|_| {
+                let (addr, notify) = (addr.clone(), notify.clone());
+                tokio::spawn(async move { addr.ask((), |reply| Msg::Wait(notify, reply)).await })
+            })
+            .collect();
+        while addr.figures()[0].rejected < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(addr.ask((), Msg::Greet).await, Err(Error::Overloaded(_))));
+        let mut refused = 0;
+        for ask in asks {
+            notify.notify_one();
+            refused += u32::from(ask.await.unwrap().is_err());
+            notify.notify_one();
+        }
+        assert_eq!(refused, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_waits_for_any_more_is_not_done() {
+        let (addr, ends, notify) = (address(8), Ends::default(), Arc::new(Notify::new()));
+        let (_root, _) = supervise(vec![child("anna", &addr, &ends)]).await;
+        let busy = addr.ask((), |reply| Msg::Wait(notify.clone(), reply));
+        let late = addr.ask((), Msg::Panic);
+        let (busy, late) = tokio::join!(busy, late);
+        assert!(matches!((busy, late), (Err(Error::Away(_)), Err(Error::Away(_)))));
+        notify.notify_one();
+        assert_eq!(addr.ask((), Msg::Greet).await.unwrap(), "anna");
+        assert_eq!(addr.figures()[0].expired, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_supervisor_gives_up_on_a_child_that_dies_too_often() {
+        let (addr, ends) = (address(8), Ends::default());
+        let (_root, ended) = supervise(vec![child("anna", &addr, &ends)]).await;
+        let mut deaths = 0;
+        while !ended.is_finished() {
+            addr.ask((), Msg::Panic).await.expect_err("it panics");
+            deaths += 1;
+        }
+        assert!((MOST_DEATHS + 1..MOST_DEATHS + 4).contains(&deaths), "{deaths}");
+    }
+
+    #[tokio::test]
+    async fn children_end_in_the_reverse_order_of_their_start_after_what_was_asked() {
+        let (first, second, ends) = (address(8), address(8), Ends::default());
+        let children = vec![child("first", &first, &ends), child("second", &second, &ends)];
+        let (root, ended) = supervise(children).await;
+        let asked = first.ask((), Msg::Greet);
+        root.stop(None);
+        assert_eq!(asked.await.unwrap(), "first");
+        ended.await.unwrap();
+        assert_eq!(*ends.lock().unwrap(), ["second", "first"]);
     }
 }

@@ -33,6 +33,7 @@ promises! {
     a_foreign_product_can_be_ordered
     a_repeated_late_or_disordered_product_changes_nothing
     a_broken_message_goes_to_the_dead_letters_and_holds_nothing_up
+    a_message_that_ends_its_owner_goes_to_the_dead_letters_and_holds_nothing_up
     what_is_sold_leaves_the_catalogs_stock
     a_changed_or_deleted_user_loses_the_token_on_every_node
 }
@@ -227,6 +228,34 @@ async fn a_broken_message_goes_to_the_dead_letters_and_holds_nothing_up(shop: Te
     }
     let last = letters[broken.len()].reason.as_deref().unwrap_or_default();
     assert_eq!(last, "less would be stocked than is sold already");
+    shop.close().await;
+}
+
+async fn a_message_that_ends_its_owner_goes_to_the_dead_letters_and_holds_nothing_up(
+    shop: TestShop,
+) {
+    let admin = shop.admin().await;
+    let mut database = shop.settings.database(Node::Order).await;
+    let poison = "create function poison() returns trigger language plpgsql as
+        $$begin raise exception 'nobody foresaw this'; end$$;
+        create trigger poison before update on products for each row
+        when (new.id = 1000007) execute function poison()";
+    sqlx::raw_sql(poison).execute(&mut database).await.unwrap();
+    let mut stranger = Stranger::beside(&shop).await;
+    for id in 1_000_006..1_000_009 {
+        stranger.publish("product.created", 1, &product(id, 1, 1)).await;
+    }
+    for id in [1_000_006, 1_000_008] {
+        let ordered =
+            async || same(order_for(&admin, admin.id(), id, 1).await.status.as_u16(), 201);
+        eventually(ordered).await;
+    }
+    let letters = stranger.dead_letters("product.created", 1).await;
+    assert_eq!(letters[0].body, product(1_000_007, 1, 1).to_string().as_bytes());
+    assert_eq!(
+        letters[0].reason.as_deref(),
+        Some("it ended the owner of orders whenever it was tried")
+    );
     shop.close().await;
 }
 

@@ -5,6 +5,11 @@
 mod shop;
 
 mod brokers;
+mod catalog;
 mod events;
 mod flow;
+mod operations;
+mod orders;
 mod processes;
+mod replicas;
+mod users;

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use reqwest::{Method, StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
 use shop_messaging::Bus;
@@ -15,6 +16,9 @@ use uuid::Uuid;
 
 /// The password of every administrator and user in the tests.
 pub const PASSWORD: &str = "correct horse";
+
+/// What signs the tokens of every shop in the tests.
+pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// Which broker joins the nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +50,7 @@ impl Settings {
         for (key, value) in [
             ("SHOP__EMBEDDED__POSTGRES", "false"),
             ("SHOP__EMBEDDED__BROKER", if over == Over::Bus { "true" } else { "false" }),
-            ("SHOP__JWT__SECRET_KEY", "0123456789abcdef0123456789abcdef"),
+            ("SHOP__JWT__SECRET_KEY", SECRET),
             ("SHOP__AUTH__BCRYPT_COST", "4"),
             ("SHOP__AUTH__ADMIN__PASSWORD", PASSWORD),
         ] {
@@ -164,6 +168,8 @@ pub struct Client {
 /// What came back.
 #[derive(Debug)]
 pub struct Answer {
+    /// What was asked, for whoever reads that a test failed.
+    pub call: String,
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub text: String,
@@ -179,6 +185,11 @@ impl Client {
     /// The same one with another token.
     pub fn with_token(&self, token: &str) -> Client {
         Client { token: Some(token.to_owned()), ..self.clone() }
+    }
+
+    /// The same one, at another shop.
+    pub fn at(&self, shop: &TestShop) -> Client {
+        Client { urls: shop.urls.clone(), ..self.clone() }
     }
 
     pub async fn sign_up(&self, name: &str) -> Client {
@@ -257,6 +268,30 @@ impl Client {
         Answer::of(request).await
     }
 
+    /// Sends a body as it is, under any content type.
+    pub async fn send_raw(
+        &self,
+        method: Method,
+        node: Node,
+        path: &str,
+        content_type: Option<&str>,
+        body: impl Into<reqwest::Body>,
+    ) -> Answer {
+        let mut request = self.request(method, node, path).body(body);
+        if let Some(content_type) = content_type {
+            request = request.header("content-type", content_type);
+        }
+        Answer::of(request).await
+    }
+
+    /// What its token says.
+    pub fn claims(&self) -> Value {
+        let token = self.token.as_deref().expect("signed in");
+        let key = DecodingKey::from_secret(SECRET.as_bytes());
+        let token = jsonwebtoken::decode(token, &key, &Validation::new(Algorithm::HS256));
+        token.expect("a token signed with our secret by HS256").claims
+    }
+
     /// A request to add to.
     pub fn request(&self, method: Method, node: Node, path: &str) -> reqwest::RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.urls.of(node)));
@@ -269,41 +304,77 @@ impl Client {
 
 impl Answer {
     pub async fn of(request: reqwest::RequestBuilder) -> Answer {
-        let response = request.send().await.expect("an answer");
+        let (client, request) = request.build_split();
+        let request = request.expect("a request");
+        let body = request.body().and_then(|body| body.as_bytes()).unwrap_or_default();
+        let body = String::from_utf8_lossy(&body[..body.len().min(300)]);
+        let call = format!("{} {} {body}", request.method(), request.url());
+        let response = client.execute(request).await.unwrap_or_else(|e| panic!("{call}: {e}"));
         let (status, headers) = (response.status(), response.headers().clone());
-        Answer { status, headers, text: response.text().await.expect("a whole answer") }
+        Answer { call, status, headers, text: response.text().await.expect("a whole answer") }
     }
 
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("not JSON: {}", self.text))
     }
 
-    /// The body, if this is the status; failures must be problem details as well.
+    /// The body, if this is the status. A failure must keep all that the contract says of failures.
     #[track_caller]
     pub fn expect(&self, status: u16) -> Value {
-        assert_eq!(self.status.as_u16(), status, "{}", self.text);
+        let Answer { call, text, .. } = self;
+        assert_eq!(self.status.as_u16(), status, "{call}: {text}");
+        assert!(!self.header("x-request-id").is_empty(), "{call}");
         let body = self.json();
         if status >= 400 {
-            assert_eq!(self.header("content-type"), "application/problem+json");
-            assert_eq!(body["status"], status);
-            assert!(body["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{body}");
+            assert_eq!(self.header("content-type"), "application/problem+json", "{call}: {text}");
+            assert_eq!(body["status"], status, "{call}: {text}");
+            for field in ["type", "title", "detail"] {
+                let text = body[field].as_str().unwrap_or_default();
+                assert!(!text.is_empty(), "{call}: no {field}: {body}");
+            }
+            for inside in ["select ", "insert ", "sqlx", ".rs:", SECRET, PASSWORD] {
+                assert!(!text.contains(inside), "{call} shows what is inside: {text}");
+            }
+        }
+        match status {
+            401 => assert_eq!(self.header("www-authenticate"), "Bearer", "{call}"),
+            429 | 503 => {
+                let seconds = self.header("retry-after").parse::<u32>();
+                assert!(seconds.is_ok(), "{call}: when to try again: {seconds:?}");
+            }
+            _ => {}
         }
         body
     }
 
-    /// The fields whose rules the body broke, if it is 422.
+    /// The fields whose rules the body broke, if it is 422, in alphabetical order.
     #[track_caller]
     pub fn broken_fields(&self) -> Vec<String> {
         let problem = self.expect(422);
-        let errors = problem["errors"].as_array().expect("the broken rules");
-        errors.iter().map(|error| error["field"].as_str().expect("a field").to_owned()).collect()
+        let Some(errors) = problem["errors"].as_array() else {
+            panic!("{}: no broken rules: {problem}", self.call)
+        };
+        for error in errors {
+            assert!(error["detail"].as_str().is_some_and(|d| !d.is_empty()), "{problem}");
+        }
+        let field = |error: &Value| error["field"].as_str().expect("a field").to_owned();
+        let mut fields: Vec<_> = errors.iter().map(field).collect();
+        fields.sort();
+        fields
     }
 
     #[track_caller]
     pub fn header(&self, name: &str) -> &str {
-        let value = self.headers.get(name).unwrap_or_else(|| panic!("no header {name}"));
+        let value = self.headers.get(name);
+        let value = value.unwrap_or_else(|| panic!("{}: no header {name}", self.call));
         value.to_str().expect("a text")
     }
+}
+
+/// A token of the test's own making.
+pub fn forge(claims: &Value, algorithm: Algorithm, secret: &str) -> String {
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    jsonwebtoken::encode(&Header::new(algorithm), claims, &key).expect("a token")
 }
 
 /// Tries until it is true, for at most 20 s.
