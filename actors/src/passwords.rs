@@ -85,7 +85,8 @@ impl Passwords {
     pub async fn hash(&self, password: Password) -> Result<String> {
         let cost = self.decoy.cost;
         self.run(move || {
-            bcrypt::non_truncating_hash(password.0, cost).map_err(|error| Error::Bug(error.into()))
+            // Nothing is cut: a `Password` fits. `non_truncating_hash` takes 71 bytes only, for it counts a closing zero.
+            bcrypt::hash(password.0, cost).map_err(|error| Error::Bug(error.into()))
         })
         .await?
     }
@@ -161,6 +162,8 @@ mod tests {
         let passwords = Passwords::start(1, 4, 8).unwrap();
         let longest = "x".repeat(72);
         let hash = passwords.hash(Password::parse(longest.clone()).unwrap()).await.unwrap();
+        assert!(passwords.verify(longest.clone(), Some(hash.clone())).await.unwrap());
+        assert!(!passwords.verify("x".repeat(71), Some(hash.clone())).await.unwrap());
         assert!(!passwords.verify(longest + "y", Some(hash)).await.unwrap());
     }
 }

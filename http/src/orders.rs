@@ -36,7 +36,8 @@ struct PlaceOrder {
     #[schema(value_type = uuid::Uuid)]
     user_id: UserId,
     /// 1 to 100 items.
-    #[schema(min_items = 1, max_items = 100)]
+    #[deserr(try_from(Vec<OrderItem>) = some_items -> Invalid)]
+    #[schema(value_type = Vec<OrderItem>, min_items = 1, max_items = 100)]
     items: Vec<OrderItem>,
 }
 
@@ -51,6 +52,11 @@ struct OrderItem {
     #[deserr(try_from(i64) = orders::quantity -> Invalid)]
     #[schema(minimum = 1, maximum = 1_000_000, example = 2)]
     quantity: i64,
+}
+
+fn some_items(items: Vec<OrderItem>) -> Result<Vec<OrderItem>, Invalid> {
+    orders::length(items.len())?;
+    Ok(items)
 }
 
 /// Places an order: all of it or none of it.

@@ -41,6 +41,7 @@ impl Tokens {
     pub fn new(algorithm: Algorithm, secret: &[u8], lifetime: Duration) -> Tokens {
         let mut validation = Validation::new(algorithm);
         validation.leeway = 0;
+        validation.reject_tokens_expiring_in_less_than = 1; // at `exp` it is over (RFC 7519, 4.1.4)
         validation.set_required_spec_claims(&["exp", "sub"]);
         Tokens {
             header: Header::new(algorithm),

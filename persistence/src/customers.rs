@@ -85,3 +85,31 @@ const LOCK: &str = "
 pub async fn lock(tx: &mut PgConnection, ids: &[UserId]) -> Result<Vec<UserId>> {
     Ok(sqlx::query_scalar(LOCK).bind(ids).fetch_all(tx).await?)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn news() -> impl Strategy<Value = Vec<News>> {
+        let one = (0..5_u128, 1..9_i64);
+        let one =
+            one.prop_map(|(id, version)| News { id: Uuid::from_u128(id), version, user: None });
+        prop::collection::vec(one, 0..40)
+    }
+
+    proptest! {
+        #[test]
+        fn of_each_user_the_newest_news_is_left_whatever_the_order(news in news().prop_shuffle()) {
+            let newest = newest(&news);
+            prop_assert!(newest.is_sorted_by(|one, next| one.id < next.id), "each user once");
+            for item in &news {
+                let left = newest.iter().find(|left| left.id == item.id);
+                prop_assert!(left.is_some_and(|left| left.version >= item.version));
+            }
+            prop_assert!(newest.iter().all(|left| news.contains(left)), "nothing is made up");
+        }
+    }
+}

@@ -240,25 +240,46 @@ impl Session {
 
     /// Begins a transaction. It is rolled back when it is dropped before [`Transaction::commit`].
     pub async fn begin(&mut self) -> Result<Transaction<'_>> {
-        let committed = self.database.committed.clone();
-        let inner = sqlx::Acquire::begin(self.connection().await?).await?;
-        Ok(Transaction { inner, committed })
+        self.connection().await?;
+        let mut tx = Transaction { session: self, open: true };
+        sqlx::raw_sql("begin").execute(&mut *tx).await?;
+        Ok(tx)
     }
 }
 
 /// A transaction on a held connection. Its commit wakes the relay.
+///
+/// Dropped before, it is rolled back at once, and the session goes on with another connection. A transaction of sqlx's
+/// own is rolled back when its connection is used next: on one that is kept, what it locked would stay locked till then.
 #[derive(Debug)]
 pub struct Transaction<'s> {
-    inner: sqlx::Transaction<'s, Postgres>,
-    committed: Arc<Notify>,
+    session: &'s mut Session,
+    open: bool,
 }
 
 impl Transaction<'_> {
     /// Makes it true, for ever. After an error nobody knows whether it is.
-    pub async fn commit(self) -> Result<()> {
-        self.inner.commit().await?;
-        self.committed.notify_one();
+    pub async fn commit(mut self) -> Result<()> {
+        sqlx::raw_sql("commit").execute(&mut *self).await?;
+        self.open = false;
+        self.session.database.committed.notify_one();
         Ok(())
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if self.open
+            && let Some(connection) = self.session.held.take()
+        {
+            tokio::spawn(roll_back(connection));
+        }
+    }
+}
+
+async fn roll_back(mut connection: PoolConnection<Postgres>) {
+    if sqlx::raw_sql("rollback").execute(&mut *connection).await.is_err() {
+        drop(connection.detach()); // its end rolls back
     }
 }
 
@@ -266,12 +287,12 @@ impl Deref for Transaction<'_> {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.inner
+        self.session.held.as_ref().expect("a transaction holds its connection")
     }
 }
 
 impl DerefMut for Transaction<'_> {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.inner
+        self.session.held.as_mut().expect("a transaction holds its connection")
     }
 }

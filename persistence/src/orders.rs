@@ -109,6 +109,14 @@ pub fn quantity(value: i64) -> Result<i64, Invalid> {
     Invalid::unless_within(value, 1..=1_000_000)
 }
 
+/// How many items an order can have: 1 to 100.
+pub fn length(items: usize) -> Result<(), Invalid> {
+    match items {
+        1..=100 => Ok(()),
+        _ => Err(Invalid("must be 1 to 100 items".into())),
+    }
+}
+
 /// An order to place.
 #[derive(Debug, Clone)]
 pub struct NewOrder {
@@ -129,9 +137,7 @@ struct Wanted {
 impl NewOrder {
     /// An order of 1 to 100 items `(product, quantity)`. The same product named twice is one item with the sum.
     pub fn new(user_id: UserId, named: Vec<(ProductId, i64)>) -> Result<NewOrder> {
-        if !(1..=100).contains(&named.len()) {
-            return Err(Error::broken("items", "must be 1 to 100 items"));
-        }
+        length(named.len()).map_err(|why| Error::broken("items", why.to_string()))?;
         let mut items: Vec<Wanted> = Vec::with_capacity(named.len());
         let mut broken = vec![];
         for (index, (product, pieces)) in named.into_iter().enumerate() {
@@ -454,4 +460,66 @@ pub async fn set_quantity(
         .await?;
     item.product_quantity = quantity;
     Ok(item)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+
+    type Shelf = HashMap<ProductId, OnShelf>;
+
+    fn shelf(left: &[i64]) -> Shelf {
+        let on_shelf = |&quantity: &i64| OnShelf { name: "cup".into(), price: 7, quantity };
+        (0..).zip(left.iter().map(on_shelf)).collect()
+    }
+
+    fn left(shelf: &Shelf) -> i64 {
+        shelf.values().map(|product| product.quantity).sum()
+    }
+
+    /// Up to 30 orders of up to 5 items each, of products of which there are 0 to 40 pieces.
+    fn orders_and_stock() -> impl Strategy<Value = (Vec<Vec<(ProductId, i64)>>, Vec<i64>)> {
+        let stock = prop::collection::vec(0..=40_i64, 1..=4);
+        stock.prop_flat_map(|stock| {
+            let item = (0..stock.len() as ProductId, 1..=15_i64);
+            let order = prop::collection::vec(item, 1..=5);
+            (prop::collection::vec(order, 0..=30), Just(stock))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn orders_never_sell_more_than_there_is((orders, stock) in orders_and_stock()) {
+            let buyer = Uuid::now_v7();
+            let customers = HashSet::from([buyer]);
+            let mut shelf = shelf(&stock);
+            let mut sold = 0;
+            for named in orders {
+                let before = shelf.clone();
+                let fits = before.iter().all(|(id, product)| {
+                    let wanted = named.iter().filter(|(named, _)| named == id);
+                    wanted.map(|(_, pieces)| pieces).sum::<i64>() <= product.quantity
+                });
+                let new = NewOrder::new(buyer, named.clone()).expect("an order");
+                let decision = decide(&new, &customers, &mut shelf);
+                prop_assert_eq!(decision.is_ok(), fits, "what came before decides, and nothing else");
+                match decision {
+                    Ok(draft) => {
+                        let pieces: i64 = named.iter().map(|(_, pieces)| pieces).sum();
+                        prop_assert_eq!(draft.total_quantity, pieces);
+                        prop_assert_eq!(draft.total_price, 7 * pieces);
+                        let products: HashSet<_> = draft.items.iter().map(|(p, _)| p.id).collect();
+                        prop_assert_eq!(products.len(), draft.items.len(), "each product once");
+                        sold += pieces;
+                    }
+                    Err(_) => prop_assert_eq!(left(&shelf), left(&before), "all or nothing"),
+                }
+                prop_assert!(shelf.values().all(|product| product.quantity >= 0));
+                prop_assert_eq!(left(&shelf) + sold, stock.iter().sum::<i64>());
+            }
+        }
+    }
 }

@@ -86,9 +86,10 @@ impl Email {
     }
 }
 
-/// The form in which names and addresses are compared.
+/// The form in which names and addresses are compared. Lower case alone is not enough: `STRASSE` is `straße`,
+/// and a sigma at the end of a word has a lower case of its own.
 fn fold(text: &str) -> String {
-    text.to_lowercase()
+    text.to_lowercase().to_uppercase().to_lowercase()
 }
 
 /// Somebody who signs up.
@@ -221,11 +222,15 @@ pub async fn update(tx: &mut PgConnection, id: UserId, profile: &Profile) -> Res
     updated.ok_or(Error::Missing("user"))
 }
 
-const LOCK_ADMINS: &str = "select id from users where role = 'ADMIN' order by id for update";
+const LIST_ADMINS: &str = "select id from users where role = 'ADMIN' order by id";
 
-/// Holds the administrators as they are until the transaction ends, and says who they are.
+/// Holds the administrators as they are until the transaction ends, and says who they are. One lock for all: row locks
+/// meet in a deadlock when who waits for an administrator is given one who has just ceased to be.
 pub async fn lock_admins(tx: &mut PgConnection) -> Result<Vec<UserId>> {
-    Ok(sqlx::query_scalar(LOCK_ADMINS).fetch_all(tx).await?)
+    sqlx::raw_sql("select pg_advisory_xact_lock(hashtext('shop.admins'))")
+        .execute(&mut *tx)
+        .await?;
+    Ok(sqlx::query_scalar(LIST_ADMINS).fetch_all(tx).await?)
 }
 
 const HAS_ADMIN: &str = "select exists (select from users where role = 'ADMIN')";
@@ -270,6 +275,18 @@ mod tests {
         }
         for bad in ["", "ab", &"x".repeat(65), "a b", " abc", "a\u{a0}bc", "abc\0", "abc\u{7f}"] {
             assert!(Username::parse(bad.into()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn case_makes_no_difference_to_any_character() {
+        for c in char::MIN..=char::MAX {
+            let (lower, upper) = (c.to_lowercase().to_string(), c.to_uppercase().to_string());
+            assert!(fold(&lower) == fold(&c.to_string()) && fold(&upper) == fold(&lower), "{c}");
+        }
+        for (name, same) in [("Анна", "АННА"), ("straße", "STRASSE"), ("σίσυφοσ", "ΣΊΣΥΦΟΣ")]
+        {
+            assert_eq!(fold(name), fold(same));
         }
     }
 

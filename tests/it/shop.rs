@@ -116,10 +116,6 @@ impl TestShop {
         self.shop.bus.as_ref()
     }
 
-    pub fn url(&self, node: Node) -> &str {
-        self.urls.of(node)
-    }
-
     /// Somebody without a token.
     pub fn nobody(&self) -> Client {
         Client::new(self.urls.clone())
