@@ -91,33 +91,27 @@ impl Readings {
         Ok(Readings { registry: Registry::new_custom(Some("shop".into()), Some(labels))? })
     }
 
-    /// Adds a figure that goes up and down, once for each value of its one label.
-    pub fn gauge(
+    /// Adds a figure, once for each value of its one label. By Prometheus' naming, one whose name ends in `_total`
+    /// only grows.
+    pub fn add(
         &self,
         name: &str,
         help: &str,
         label: &str,
         values: impl IntoIterator<Item = (String, f64)>,
     ) -> prometheus::Result<()> {
-        let gauge = GaugeVec::new(Opts::new(name, help), &[label])?;
-        for (value, figure) in values {
-            gauge.with_label_values(&[&value]).set(figure);
+        let (options, labels) = (Opts::new(name, help), &[label]);
+        if name.ends_with("_total") {
+            let counter = CounterVec::new(options, labels)?;
+            values
+                .into_iter()
+                .for_each(|(value, figure)| counter.with_label_values(&[&value]).inc_by(figure));
+            return self.registry.register(Box::new(counter));
         }
+        let gauge = GaugeVec::new(options, labels)?;
+        values
+            .into_iter()
+            .for_each(|(value, figure)| gauge.with_label_values(&[&value]).set(figure));
         self.registry.register(Box::new(gauge))
-    }
-
-    /// Adds a figure that only grows, once for each value of its one label.
-    pub fn counter(
-        &self,
-        name: &str,
-        help: &str,
-        label: &str,
-        values: impl IntoIterator<Item = (String, f64)>,
-    ) -> prometheus::Result<()> {
-        let counter = CounterVec::new(Opts::new(name, help), &[label])?;
-        for (value, figure) in values {
-            counter.with_label_values(&[&value]).inc_by(figure);
-        }
-        self.registry.register(Box::new(counter))
     }
 }

@@ -84,58 +84,35 @@ async fn metrics(State(vitals): State<Vitals>) -> Result<impl IntoResponse> {
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }
 
+/// A figure of a mailbox: its name, what it means, and where it is found.
+type MailboxFigure = (&'static str, &'static str, fn(&Figures) -> f64);
+
+const MAILBOX: [MailboxFigure; 6] = [
+    ("mailbox_depth", "Messages that wait or are being handled.", |of| of.depth as f64),
+    ("mailbox_capacity", "At most so many messages wait.", |of| of.capacity as f64),
+    ("mailbox_handled_total", "Messages handled.", |of| of.handled as f64),
+    ("mailbox_rejected_total", "Asks refused: the mailbox was full.", |of| of.rejected as f64),
+    ("mailbox_expired_total", "Messages whose asker had given up.", |of| of.expired as f64),
+    ("mailbox_busy_seconds_total", "Time spent on messages.", |of| of.busy.as_secs_f64()),
+];
+
 /// Reads the figures that are not counted. The outbox's are left out while the database is away.
 fn read(vitals: &Vitals, backlog: Option<(i64, f64)>) -> prometheus::Result<Readings> {
     let readings = Readings::new(vitals.node)?;
     let mailboxes = (vitals.mailboxes)();
-    let each = |figure: fn(&Figures) -> f64| {
-        mailboxes.iter().map(move |figures| (figures.name.clone(), figure(figures)))
-    };
-    readings.gauge(
-        "mailbox_depth",
-        "Messages that wait or are being handled.",
-        "owner",
-        each(|f| f.depth as f64),
-    )?;
-    readings.gauge(
-        "mailbox_capacity",
-        "At most so many messages wait.",
-        "owner",
-        each(|f| f.capacity as f64),
-    )?;
-    readings.counter(
-        "mailbox_handled_total",
-        "Messages handled.",
-        "owner",
-        each(|f| f.handled as f64),
-    )?;
-    readings.counter(
-        "mailbox_rejected_total",
-        "Asks refused because the mailbox was full.",
-        "owner",
-        each(|f| f.rejected as f64),
-    )?;
-    readings.counter(
-        "mailbox_expired_total",
-        "Messages whose asker had given up.",
-        "owner",
-        each(|f| f.expired as f64),
-    )?;
-    readings.counter(
-        "mailbox_busy_seconds_total",
-        "Time spent handling messages.",
-        "owner",
-        each(|f| f.busy.as_secs_f64()),
-    )?;
+    for (name, help, figure) in MAILBOX {
+        let each = mailboxes.iter().map(|figures| (figures.name.clone(), figure(figures)));
+        readings.add(name, help, "owner", each)?;
+    }
     if let Some((length, age)) = backlog {
         let outbox = |figure| [("outbox".to_owned(), figure)];
-        readings.gauge(
+        readings.add(
             "outbox_length",
             "Events not yet confirmed by the broker.",
             "table",
             outbox(length as f64),
         )?;
-        readings.gauge(
+        readings.add(
             "outbox_age_seconds",
             "How long the oldest of them has waited.",
             "table",
@@ -144,8 +121,8 @@ fn read(vitals: &Vitals, backlog: Option<(i64, f64)>) -> prometheus::Result<Read
     }
     let (open, idle) = vitals.database.connections();
     let connections = [("open".to_owned(), f64::from(open)), ("idle".to_owned(), idle as f64)];
-    readings.gauge("pool_connections", "Connections to the database.", "state", connections)?;
+    readings.add("pool_connections", "Connections to the database.", "state", connections)?;
     let broker = [("broker".to_owned(), f64::from(u8::from(vitals.broker.load(Relaxed))))];
-    readings.gauge("up", "Whether there is a connection.", "to", broker)?;
+    readings.add("up", "Whether there is a connection.", "to", broker)?;
     Ok(readings)
 }
