@@ -23,10 +23,6 @@ pub enum Msg {
     SetRole(UserId, Role, Reply<User>),
     /// An administrator removes a user.
     Delete(UserId, Reply<()>),
-    /// Is there an administrator?
-    HasAdmin(Reply<bool>),
-    /// Makes the first administrator, unless there is one; says whether it did.
-    RegisterFirstAdmin(NewUser, Reply<bool>),
 }
 
 /// Owns users.
@@ -104,11 +100,13 @@ impl Users {
         tx.commit().await
     }
 
-    async fn has_admin(&mut self) -> Result<bool> {
+    /// Whether there is an administrator.
+    pub async fn has_admin(&mut self) -> Result<bool> {
         users::has_admin(self.session.connection().await?).await
     }
 
-    async fn register_first_admin(&mut self, new: NewUser) -> Result<bool> {
+    /// Makes the first administrator, unless there is one; says whether it did.
+    pub async fn register_first_admin(&mut self, new: NewUser) -> Result<bool> {
         let mut tx = self.session.begin().await?;
         users::lock_first_admin(&mut tx).await?;
         if users::has_admin(&mut tx).await? {
@@ -135,10 +133,6 @@ impl Owner for Users {
             Msg::Update(id, profile, reply) => answer(reply, self.update(id, profile).await),
             Msg::SetRole(id, role, reply) => answer(reply, self.set_role(id, role).await),
             Msg::Delete(id, reply) => answer(reply, self.delete(id).await),
-            Msg::HasAdmin(reply) => answer(reply, self.has_admin().await),
-            Msg::RegisterFirstAdmin(new, reply) => {
-                answer(reply, self.register_first_admin(new).await)
-            }
         }
     }
 }

@@ -9,7 +9,8 @@ use anyhow::{Context, anyhow, bail, ensure};
 use ractor::{Actor, ActorRef, concurrency::JoinHandle};
 use secrecy::{ExposeSecret, SecretString};
 use shop_actors::passwords::{Password, Passwords};
-use shop_actors::{Addr, Handled, Metrics, Service, launch, users};
+use shop_actors::users::Users;
+use shop_actors::{Handled, Metrics, Service, launch};
 use shop_http::{self as http, Doors, Limits, Tokens};
 use shop_messaging::{Broker, Bus, Rabbit, RabbitConfig};
 use shop_persistence::users::{Email, NewUser, Role, Username};
@@ -136,7 +137,7 @@ impl Shop {
 
         let mut databases = vec![];
         let mut branches: Vec<Child> = vec![];
-        let mut users: Option<(Addr<users::Msg>, Passwords)> = None;
+        let mut made_up_password = None;
         for (node, listener) in listeners {
             let cluster = cluster(config, node, embedded.as_ref());
             let database = open(&cluster, node, config).await?;
@@ -172,11 +173,11 @@ impl Shop {
             branches.push(match node {
                 Node::Auth => {
                     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-                    let passwords =
-                        Passwords::start(threads, config.auth.bcrypt_cost, HASHES_THAT_WAIT)?;
-                    let addr = parts.addr("users", parts.owners);
-                    users = Some((addr.clone(), passwords.clone()));
-                    Child::tree(node.name(), move || tree::auth(&parts, &addr, &passwords))
+                    let cost = config.auth.bcrypt_cost;
+                    let passwords = Passwords::start(threads, cost, HASHES_THAT_WAIT)?;
+                    made_up_password =
+                        first_admin(&config.auth.admin, &parts.database, &passwords).await?;
+                    Child::tree(node.name(), move || tree::auth(&parts, &passwords))
                 }
                 Node::Catalog => Child::tree(node.name(), move || tree::catalog(&parts)),
                 Node::Order => Child::tree(node.name(), move || tree::order(&parts)),
@@ -200,19 +201,7 @@ impl Shop {
         let (root, ended) = Actor::spawn(None, supervisor, branches)
             .await
             .map_err(|error| anyhow!("the actors did not start: {error}"))?;
-        let mut shop =
-            Shop { root, ended, doors, databases, addresses, home, made_up_password: None, bus };
-        if let Some((users, passwords)) = users {
-            let admin = first_admin(&config.auth.admin, &users, &passwords).await;
-            match admin {
-                Ok(made_up) => shop.made_up_password = made_up,
-                Err(error) => {
-                    shop.stop().await;
-                    return Err(error);
-                }
-            }
-        }
-        Ok(shop)
+        Ok(Shop { root, ended, doors, databases, addresses, home, made_up_password, bus })
     }
 
     /// Where this node listens.
@@ -360,10 +349,11 @@ pub(crate) async fn open(
 /// Makes the first administrator, unless there is one. Returns the password if it was made up.
 async fn first_admin(
     admin: &config::Admin,
-    users: &Addr<users::Msg>,
+    database: &Database,
     passwords: &Passwords,
 ) -> anyhow::Result<Option<SecretString>> {
-    if users.ask((), users::Msg::HasAdmin).await? {
+    let mut users = Users::new(database);
+    if users.has_admin().await? {
         return Ok(None);
     }
     let made_up = match admin.password.expose_secret() {
@@ -372,15 +362,14 @@ async fn first_admin(
     };
     let password = made_up.as_ref().unwrap_or(&admin.password).expose_secret().to_owned();
     let wrong = |key: &'static str| move |why: Invalid| anyhow!("auth.admin.{key} {why}");
+    let password = Password::parse(password).map_err(wrong("password"))?;
     let new = NewUser {
         username: Username::parse(admin.username.clone()).map_err(wrong("username"))?,
         email: Email::parse(admin.email.clone()).map_err(wrong("email"))?,
-        password_hash: passwords
-            .hash(Password::parse(password).map_err(wrong("password"))?)
-            .await?,
+        password_hash: passwords.hash(password).await?,
         role: Role::Admin,
     };
-    let made = users.ask((), |reply| users::Msg::RegisterFirstAdmin(new, reply)).await.context(
+    let made = users.register_first_admin(new).await.context(
         "there is no administrator yet, and none could be made (auth.admin.*); \
          shop admin create makes one of any user",
     )?;

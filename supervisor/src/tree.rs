@@ -10,7 +10,7 @@ use shop_actors::catalog::Catalog;
 use shop_actors::customers::{self, Customers};
 use shop_actors::orders::Orders;
 use shop_actors::passwords::Passwords;
-use shop_actors::users::{self, Users};
+use shop_actors::users::Users;
 use shop_actors::{Addr, Figures, Mailbox, Metrics, Owner, hire, launch};
 use shop_http::{Api, Doors, Edge, Gate, Limits, Remote, Tokens, Vitals};
 use shop_messaging::{Broker, Desk, Intake, Relay};
@@ -23,15 +23,12 @@ use crate::supervisor::{Child, GRACE};
 /// ├── relay        outbox → broker
 /// ├── users/0..n   owns users
 /// └── edge         /api/v1/auth · /api/v1/users
-pub fn auth(
-    node: &Node,
-    users: &Addr<users::Msg>,
-    passwords: &Passwords,
-) -> anyhow::Result<Vec<Child>> {
-    let (database, users, tokens) = (&node.database, users.clone(), node.tokens.clone());
+pub fn auth(node: &Node, passwords: &Passwords) -> anyhow::Result<Vec<Child>> {
+    let users = node.addr("users", node.owners);
+    let tokens = node.tokens.clone();
     let gate = Gate::Own(tokens.clone(), users.clone());
     let figures = figures(&[&users]);
-    let owners = owners(&users, database, Users::new);
+    let owners = owners(&users, &node.database, Users::new);
     let api = Api::Auth { users, passwords: passwords.clone(), tokens };
     Ok(tree([vec![node.relay()], owners, vec![node.edge(api, gate, figures)?]]))
 }
@@ -126,7 +123,7 @@ struct Heard {
 
 impl Node {
     /// An address whose mailboxes have this node's bounds.
-    pub fn addr<M: Send + 'static>(&self, name: &'static str, owners: usize) -> Addr<M> {
+    fn addr<M: Send + 'static>(&self, name: &'static str, owners: usize) -> Addr<M> {
         Addr::new(name, owners, self.mailbox_capacity, self.answer_timeout)
     }
 
