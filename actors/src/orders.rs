@@ -40,6 +40,8 @@ pub enum Msg {
 pub struct Orders {
     session: Session,
     pending: Vec<Pending>,
+    /// Whether `Flush` stands in the mailbox already.
+    flush_is_due: bool,
 }
 
 /// An order on its way.
@@ -54,7 +56,7 @@ struct Pending {
 impl Orders {
     /// An owner of the orders in this database.
     pub fn new(database: &Database) -> Orders {
-        Orders { session: database.session(), pending: vec![] }
+        Orders { session: database.session(), pending: vec![], flush_is_due: false }
     }
 
     async fn place(
@@ -68,7 +70,8 @@ impl Orders {
         if let Err(error) = caller.must_be(new.user_id(), allowed) {
             return answer(reply, Err(error));
         }
-        if self.pending.is_empty() {
+        if !self.flush_is_due {
+            self.flush_is_due = true;
             me.tell(Msg::Flush);
         }
         self.pending.push(Pending { new, caller, since: Instant::now(), reply });
@@ -79,6 +82,7 @@ impl Orders {
     }
 
     async fn flush(&mut self, me: &Me<Msg>) -> Handled {
+        self.flush_is_due = false;
         let pending = std::mem::take(&mut self.pending);
         if pending.is_empty() {
             return Ok(());
@@ -96,9 +100,7 @@ impl Orders {
             match placed {
                 Ok(placed) => answer(order.reply, Ok(placed))?,
                 Err(Refusal::Final(error)) => answer(order.reply, Err(error))?,
-                Err(Refusal::Unheard(_)) if order.since.elapsed() < PATIENCE => {
-                    self.pending.push(order);
-                }
+                Err(Refusal::Unheard(_)) if self.may_wait(&order) => self.pending.push(order),
                 Err(Refusal::Unheard(rules)) => {
                     let names_caller = order.new.user_id() == order.caller.id
                         && rules.iter().any(|rule| rule.field == "user_id");
@@ -116,6 +118,11 @@ impl Orders {
             me.tell_after(LOOK_AGAIN, || Msg::Flush);
         }
         Ok(())
+    }
+
+    /// Whether there is patience left, and room: those that wait must not slow those that need not.
+    fn may_wait(&self, order: &Pending) -> bool {
+        order.since.elapsed() < PATIENCE && self.pending.len() < MOST_IN_A_BATCH / 2
     }
 
     async fn place_all(&mut self, pending: &[Pending]) -> Result<Vec<Result<Order, Refusal>>> {

@@ -144,7 +144,6 @@ impl Database {
         let pool = PgPoolOptions::new()
             .max_connections(cluster.connections)
             .acquire_timeout(CONNECT_PATIENCE)
-            .test_before_acquire(false) // a `Session` tries its connection itself
             .connect_lazy_with(cluster.options(name));
         Ok(Database { pool, committed: Arc::default() })
     }
