@@ -135,13 +135,15 @@ impl Shop {
         let doors = Doors::default();
         let auth_url = auth_url(config, &addresses);
 
+        // All of them before anything is written to one.
         let mut databases = vec![];
+        for node in nodes {
+            let cluster = cluster(config, *node, embedded.as_ref());
+            databases.push(open(&cluster, *node, config).await?);
+        }
         let mut branches: Vec<Child> = vec![];
         let mut made_up_password = None;
-        for (node, listener) in listeners {
-            let cluster = cluster(config, node, embedded.as_ref());
-            let database = open(&cluster, node, config).await?;
-            databases.push(database.clone());
+        for ((node, listener), database) in listeners.into_iter().zip(databases.clone()) {
             let parts = tree::Node {
                 name: node.name(),
                 database,
