@@ -14,10 +14,13 @@ const MOST_IN_A_BATCH: usize = 128;
 
 /// How long an order waits for the news of a user or product that it names: whoever just signed up, or
 /// just added a product, may be faster than the event.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often it looks for that news meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// At most so many orders wait for news.
+const MOST_THAT_WAIT: usize = 1024;
 
 /// What the owner of orders may be asked.
 #[derive(Debug)]
@@ -30,8 +33,10 @@ pub enum Msg {
     SetQuantity(OrderId, ItemId, i64, Caller, Reply<Item>),
     /// The catalog has products to sell.
     Offer(Vec<News>, Reply<()>),
-    /// Places what has gathered: the owner's own message to itself, behind the orders that wait.
+    /// Places what has gathered: the owner's own message to itself, behind the orders in the mailbox.
     Flush,
+    /// Tries again what waits for news: the owner's own message to itself.
+    LookAgain,
 }
 
 /// Owns orders. Those that wait in the mailbox together are placed in one transaction, each decided by itself
@@ -40,6 +45,8 @@ pub enum Msg {
 pub struct Orders {
     session: Session,
     pending: Vec<Pending>,
+    /// Those that name somebody or something not heard of yet.
+    waiting: Vec<Pending>,
     /// Whether `Flush` stands in the mailbox already.
     flush_is_due: bool,
 }
@@ -56,7 +63,8 @@ struct Pending {
 impl Orders {
     /// An owner of the orders in this database.
     pub fn new(database: &Database) -> Orders {
-        Orders { session: database.session(), pending: vec![], flush_is_due: false }
+        let session = database.session();
+        Orders { session, pending: vec![], waiting: vec![], flush_is_due: false }
     }
 
     async fn place(
@@ -84,6 +92,19 @@ impl Orders {
     async fn flush(&mut self, me: &Me<Msg>) -> Handled {
         self.flush_is_due = false;
         let pending = std::mem::take(&mut self.pending);
+        self.place_batch(me, pending).await
+    }
+
+    async fn look_again(&mut self, me: &Me<Msg>) -> Handled {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        while !waiting.is_empty() {
+            let batch = waiting.drain(..waiting.len().min(MOST_IN_A_BATCH)).collect();
+            self.place_batch(me, batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn place_batch(&mut self, me: &Me<Msg>, pending: Vec<Pending>) -> Handled {
         if pending.is_empty() {
             return Ok(());
         }
@@ -100,7 +121,12 @@ impl Orders {
             match placed {
                 Ok(placed) => answer(order.reply, Ok(placed))?,
                 Err(Refusal::Final(error)) => answer(order.reply, Err(error))?,
-                Err(Refusal::Unheard(_)) if self.may_wait(&order) => self.pending.push(order),
+                Err(Refusal::Unheard(_)) if self.may_wait(&order) => {
+                    if self.waiting.is_empty() {
+                        me.tell_after(LOOK_AGAIN, || Msg::LookAgain);
+                    }
+                    self.waiting.push(order);
+                }
                 Err(Refusal::Unheard(rules)) => {
                     let names_caller = order.new.user_id() == order.caller.id
                         && rules.iter().any(|rule| rule.field == "user_id");
@@ -114,15 +140,12 @@ impl Orders {
                 }
             }
         }
-        if !self.pending.is_empty() {
-            me.tell_after(LOOK_AGAIN, || Msg::Flush);
-        }
         Ok(())
     }
 
-    /// Whether there is patience left, and room: those that wait must not slow those that need not.
+    /// Whether there is patience left, and room.
     fn may_wait(&self, order: &Pending) -> bool {
-        order.since.elapsed() < PATIENCE && self.pending.len() < MOST_IN_A_BATCH / 2
+        order.since.elapsed() < PATIENCE && self.waiting.len() < MOST_THAT_WAIT
     }
 
     async fn place_all(&mut self, pending: &[Pending]) -> Result<Vec<Result<Order, Refusal>>> {
@@ -173,6 +196,7 @@ impl Owner for Orders {
             }
             Msg::Offer(news, reply) => answer(reply, self.offer(news).await),
             Msg::Flush => self.flush(me).await,
+            Msg::LookAgain => self.look_again(me).await,
         }
     }
 }

@@ -11,12 +11,14 @@ async fn two_replicas_of_every_node_are_one_shop() {
     let settings = Settings::new(Over::RabbitMq).await;
     let shops = [TestShop::with(settings.clone()).await, TestShop::with(settings.clone()).await];
     let admin = shops[0].admin().await;
-    let teapot = admin.product(1990, 37).await;
+    let teapot = admin.product(1990, 38).await;
 
     // Whoever signed up on one is known on the other, with the same token.
     let anna = shops[1].user("anna").await;
     let annas = shops.each_ref().map(|shop| anna.at(shop));
     let items = [(&teapot, 1)];
+    // The first waits for the news of the teapot, and of her.
+    eventually(async || same(annas[0].order(&items).await.status.as_u16(), 201)).await;
     let tried = join_all((0..200).map(|n| annas[n % 2].order(&items))).await;
     let placed: Vec<_> = tried.iter().filter(|answer| answer.status == 201).collect();
     assert_eq!(placed.len(), 37);
