@@ -78,8 +78,20 @@ impl Stranger {
             body: body.into(),
             ..Message::default()
         };
-        self.publisher.publish(1, message).await.unwrap();
-        self.publisher.settled().await.unwrap();
+        // A queue that was declared a moment ago may refuse: whoever publishes tries again then.
+        let publisher = &mut self.publisher;
+        let broker = &self.broker;
+        eventually(async || {
+            let sent = match publisher.publish(1, message.clone()).await {
+                Ok(()) => publisher.settled().await,
+                Err(error) => Err(error),
+            };
+            if sent.is_err() {
+                *publisher = broker.publisher().await.unwrap();
+            }
+            sent.map_err(|error| error.to_string())
+        })
+        .await;
     }
 
     /// The dead letters of a queue, read and left there.
