@@ -74,13 +74,12 @@ impl Users {
     pub async fn set_role(&mut self, id: UserId, role: Role) -> Result<User> {
         let mut tx = self.session.begin().await?;
         let admins = users::lock_admins(&mut tx).await?;
-        if role != Role::Admin && admins == [id] {
-            return Err(Error::Conflict(
-                "this is the last administrator; make another one first".into(),
-            ));
+        if role != Role::Admin {
+            another_remains(&admins, id)?;
         }
-        if users::find(&mut tx, id).await?.role == role {
-            return users::find(&mut tx, id).await;
+        let user = users::find(&mut tx, id).await?;
+        if user.role == role {
+            return Ok(user);
         }
         let Versioned { user, version } = users::set_role(&mut tx, id, role).await?;
         outbox::append(&mut tx, &[Entry::new(Event::UserUpdated(user.clone()), version)]).await?;
@@ -90,11 +89,7 @@ impl Users {
 
     async fn delete(&mut self, id: UserId) -> Result<()> {
         let mut tx = self.session.begin().await?;
-        if users::lock_admins(&mut tx).await? == [id] {
-            return Err(Error::Conflict(
-                "this is the last administrator; make another one first".into(),
-            ));
-        }
+        another_remains(&users::lock_admins(&mut tx).await?, id)?;
         let version = users::delete(&mut tx, id).await?;
         outbox::append(&mut tx, &[Entry::new(Event::UserDeleted(Gone { id }), version)]).await?;
         tx.commit().await
@@ -116,6 +111,16 @@ impl Users {
         outbox::append(&mut tx, &[Entry::new(Event::UserCreated(user), version)]).await?;
         tx.commit().await?;
         Ok(true)
+    }
+}
+
+/// The last administrator stays one.
+fn another_remains(admins: &[UserId], without: UserId) -> Result<()> {
+    match admins == [without] {
+        true => {
+            Err(Error::Conflict("this is the last administrator; make another one first".into()))
+        }
+        false => Ok(()),
     }
 }
 

@@ -15,26 +15,17 @@ pub use callers::{Gate, Remote};
 pub use edge::{Doors, Edge, Limits};
 pub use operations::Vitals;
 pub use tokens::{Algorithm, Tokens};
-
-use std::sync::Arc;
+pub use users::Auth;
 
 use axum::Router;
-use shop_actors::passwords::Passwords;
-use shop_actors::{Addr, users as user};
+use shop_actors::Addr;
 use utoipa_axum::router::OpenApiRouter;
 
 /// What a node's clients may call, and whom it asks.
 #[derive(Clone, Debug)]
 pub enum Api {
     /// The auth node's.
-    Auth {
-        /// The owner of users.
-        users: Addr<user::Msg>,
-        /// Hashes and compares passwords.
-        passwords: Passwords,
-        /// Signs tokens.
-        tokens: Arc<Tokens>,
-    },
+    Auth(Auth),
     /// The catalog node's.
     Catalog(Addr<shop_actors::catalog::Msg>),
     /// The order node's.
@@ -44,9 +35,7 @@ pub enum Api {
 impl Api {
     fn routes(self) -> (Router, utoipa::openapi::OpenApi) {
         let routes: OpenApiRouter = match self {
-            Api::Auth { users, passwords, tokens } => {
-                users::routes(users::Auth { users, passwords, tokens })
-            }
+            Api::Auth(auth) => users::routes(auth),
             Api::Catalog(catalog) => catalog::routes(catalog),
             Api::Order(orders) => orders::routes(orders),
         };

@@ -20,7 +20,7 @@ pub struct News {
 
 /// The newest of each user's news, in the order of ids: who is named twice in one statement cannot be upserted,
 /// and whoever locks rows in one order meets nobody in a deadlock.
-pub fn newest(news: &[News]) -> Vec<&News> {
+fn newest(news: &[News]) -> Vec<&News> {
     let mut newest: HashMap<UserId, &News> = HashMap::new();
     for item in news {
         let known = newest.entry(item.id).or_insert(item);

@@ -28,9 +28,13 @@ pub struct Movement {
 impl Movement {
     /// Stock that came with a version of a product; its id follows from both, so it is the same on every node.
     pub fn stocked(product_id: ProductId, version: i64, delta: i64) -> Movement {
-        let name = format!("product {product_id} version {version}");
-        let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes());
+        let id = Movement::stocked_id(product_id, version);
         Movement { id, product_id, delta, cause: "stocked".into() }
+    }
+
+    fn stocked_id(product_id: ProductId, version: i64) -> Uuid {
+        let name = format!("product {product_id} version {version}");
+        Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())
     }
 
     /// Stock that an order took, or gave back.
@@ -163,7 +167,7 @@ pub async fn offer(tx: &mut PgConnection, news: &[News]) -> Result<()> {
     if news.is_empty() {
         return Ok(());
     }
-    let movement = |news: &&News| Movement::stocked(news.offer.id, news.version, 0).id;
+    let movement = |news: &&News| Movement::stocked_id(news.offer.id, news.version);
     sqlx::query(OFFER)
         .bind(news.iter().map(|news| news.offer.id).collect::<Vec<_>>())
         .bind(news.iter().map(|news| news.offer.name.as_str()).collect::<Vec<_>>())

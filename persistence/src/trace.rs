@@ -20,16 +20,12 @@ pub struct Trace {
 impl Trace {
     /// Starts a trace.
     pub fn start() -> Trace {
-        Trace { trace_id: rand::random_range(1..=u128::MAX), ..Trace::default_step() }
+        Trace { trace_id: rand::random_range(1..=u128::MAX), parent_id: some_id(), flags: 0 }
     }
 
     /// The next step of this trace.
     pub fn step(self) -> Trace {
-        Trace { trace_id: self.trace_id, flags: self.flags, ..Trace::default_step() }
-    }
-
-    fn default_step() -> Trace {
-        Trace { trace_id: 1, parent_id: rand::random_range(1..=u64::MAX), flags: 0 }
+        Trace { parent_id: some_id(), ..self }
     }
 
     /// The trace that the running task works for, if any.
@@ -41,6 +37,11 @@ impl Trace {
     pub async fn scope<T>(self, work: impl Future<Output = T>) -> T {
         CURRENT.scope(self, work).await
     }
+}
+
+/// Any but 0, which stands for none.
+fn some_id() -> u64 {
+    rand::random_range(1..=u64::MAX)
 }
 
 /// Shows it as the header `traceparent` does.

@@ -12,7 +12,7 @@ use shop_actors::orders::Orders;
 use shop_actors::passwords::Passwords;
 use shop_actors::users::Users;
 use shop_actors::{Addr, Figures, Mailbox, Metrics, Owner, hire, launch};
-use shop_http::{Api, Doors, Edge, Gate, Limits, Remote, Tokens, Vitals};
+use shop_http::{Api, Auth, Doors, Edge, Gate, Limits, Remote, Tokens, Vitals};
 use shop_messaging::{Broker, Desk, Intake, Relay};
 use shop_persistence::Database;
 use tokio::sync::broadcast;
@@ -29,7 +29,7 @@ pub fn auth(node: &Node, passwords: &Passwords) -> anyhow::Result<Vec<Child>> {
     let gate = Gate::Own(tokens.clone(), users.clone());
     let figures = figures(&[&users]);
     let owners = owners(&users, &node.database, Users::new);
-    let api = Api::Auth { users, passwords: passwords.clone(), tokens };
+    let api = Api::Auth(Auth { users, passwords: passwords.clone(), tokens });
     Ok(tree([vec![node.relay()], owners, vec![node.edge(api, gate, figures)?]]))
 }
 
