@@ -9,5 +9,5 @@ help: ## this list
 run: ## the shop: all three nodes, until Ctrl-C
 	@exec sh scripts/run.sh
 
-test: ## format, lints, release binary and all tests
+test: ## format, lints, release binary, all tests and a minute of torture
 	@exec sh scripts/test.sh

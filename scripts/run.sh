@@ -7,4 +7,4 @@ cd "$(dirname "$0")/.."
 need_rust
 need_compiler
 need_postgres
-exec cargo run --release --locked
+exec cargo run --release --locked -- "$@"

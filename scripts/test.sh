@@ -4,7 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 . scripts/install.sh
 
-steps=4
+steps=7
 number=0
 
 # step HEADING COMMAND…
@@ -28,4 +28,11 @@ need_rabbitmq
 step 'format' cargo fmt --check
 step 'lints' cargo clippy --workspace --all-targets --release --locked -- -D warnings
 step 'release binary' cargo build --release --locked --bin shop
+step 'make run' sh scripts/run.sh --version
 step 'tests' cargo test --workspace --release --locked
+export SHOP_TESTS_REPLICAS=2
+step 'tests on two replicas, in turns' cargo test --workspace --release --locked --test it -- \
+    users:: catalog:: orders:: events:: flow:: idempotency:: dead_letters:: ledger:: resync:: operations::
+unset SHOP_TESTS_REPLICAS
+step 'torture, 60 s' cargo run --release --locked --bin torture -- \
+    --seconds 60 --clients 16 --rate 150 --every 2 --seed 7

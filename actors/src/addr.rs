@@ -190,7 +190,7 @@ impl<M: Send + 'static> Mailbox<M> {
 #[derive(Debug)]
 pub(crate) struct Envelope<M> {
     message: M,
-    deadline: Option<Instant>,
+    pub(crate) deadline: Option<Instant>,
     pub(crate) span: Span,
     pub(crate) trace: Option<Trace>,
     ticket: Ticket,

@@ -4,6 +4,8 @@ mod addr;
 mod backoff;
 pub mod catalog;
 pub mod customers;
+pub mod dead_letters;
+pub mod idempotency;
 mod metrics;
 pub mod orders;
 mod owner;

@@ -1,12 +1,16 @@
 //! The owner of orders, and of what this node knows about products for sale.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use shop_persistence::orders::{self, Item, ItemId, NewOrder, Order, OrderId, Refusal};
-use shop_persistence::stock::{self, News};
-use shop_persistence::{Database, Error, Result, Session};
+use shop_persistence::stock::{self, Movement, News};
+use shop_persistence::{
+    At, BrokenRule, Database, Error, PgConnection, Result, Session, idempotency,
+};
 use tokio::time::Instant;
 
+use crate::idempotency::{Done, Once, change};
 use crate::{Caller, Handled, Me, Owner, Reply, answer};
 
 /// At most so many orders share a transaction.
@@ -26,13 +30,15 @@ const MOST_THAT_WAIT: usize = 1024;
 #[derive(Debug)]
 pub enum Msg {
     /// A customer orders.
-    Place(NewOrder, Caller, Reply<Order>),
+    Place(NewOrder, Caller, Option<Once>, Reply<Done<Order>>),
     /// What was ordered?
     Find(OrderId, Caller, Reply<Order>),
     /// A customer wants more or less of an item.
-    SetQuantity(OrderId, ItemId, i64, Caller, Reply<Item>),
+    SetQuantity(OrderId, ItemId, i64, Caller, Option<Once>, Reply<Done<Item>>),
     /// The catalog has products to sell.
     Offer(Vec<News>, Reply<()>),
+    /// The catalog remembers these sales; says how many this node did not.
+    TakeOver(Vec<Movement>, Reply<i64>),
     /// Places what has gathered: the owner's own message to itself, behind the orders in the mailbox.
     Flush,
     /// Tries again what waits for news: the owner's own message to itself.
@@ -56,8 +62,20 @@ pub struct Orders {
 struct Pending {
     new: NewOrder,
     caller: Caller,
+    once: Option<Once>,
     since: Instant,
-    reply: Reply<Order>,
+    reply: Reply<Done<Order>>,
+}
+
+/// What becomes of an order.
+#[derive(Debug)]
+enum Fate {
+    /// It is answered.
+    Answered(Result<Done<Order>>),
+    /// It waits for the news of somebody or something.
+    Waits,
+    /// It comes again in the next batch, behind the one of the same key in this one.
+    Follows,
 }
 
 impl Orders {
@@ -72,20 +90,25 @@ impl Orders {
         me: &Me<Msg>,
         new: NewOrder,
         caller: Caller,
-        reply: Reply<Order>,
+        once: Option<Once>,
+        reply: Reply<Done<Order>>,
     ) -> Handled {
         let allowed = "an order is placed for oneself; only an administrator may name another user";
         if let Err(error) = caller.must_be(new.user_id(), allowed) {
             return answer(reply, Err(error));
         }
+        self.pending.push(Pending { new, caller, once, since: Instant::now(), reply });
+        match self.pending.len() < MOST_IN_A_BATCH {
+            true => self.see_to_flush(me),
+            false => self.flush(me).await?,
+        }
+        Ok(())
+    }
+
+    fn see_to_flush(&mut self, me: &Me<Msg>) {
         if !self.flush_is_due {
             self.flush_is_due = true;
             me.tell(Msg::Flush);
-        }
-        self.pending.push(Pending { new, caller, since: Instant::now(), reply });
-        match self.pending.len() < MOST_IN_A_BATCH {
-            true => Ok(()),
-            false => self.flush(me).await,
         }
     }
 
@@ -108,56 +131,70 @@ impl Orders {
         if pending.is_empty() {
             return Ok(());
         }
-        let placed = match self.place_all(&pending).await {
+        let fates = match self.place_all(&pending).await {
             Err(error) if error.is_bug() => return Err(error.into()),
             Err(error) => {
                 let why = error.to_string();
                 let refuse = || Err(Error::Away(why.clone().into()));
                 return pending.into_iter().try_for_each(|order| answer(order.reply, refuse()));
             }
-            Ok(placed) => placed,
+            Ok(fates) => fates,
         };
-        for (order, placed) in pending.into_iter().zip(placed) {
-            match placed {
-                Ok(placed) => answer(order.reply, Ok(placed))?,
-                Err(Refusal::Final(error)) => answer(order.reply, Err(error))?,
-                Err(Refusal::Unheard(_)) if self.may_wait(&order) => {
+        for (order, fate) in pending.into_iter().zip(fates) {
+            match fate {
+                Fate::Answered(outcome) => answer(order.reply, outcome)?,
+                Fate::Waits => {
                     if self.waiting.is_empty() {
                         me.tell_after(LOOK_AGAIN, || Msg::LookAgain);
                     }
                     self.waiting.push(order);
                 }
-                Err(Refusal::Unheard(rules)) => {
-                    let names_caller = order.new.user_id() == order.caller.id
-                        && rules.iter().any(|rule| rule.field == "user_id");
-                    let error = match names_caller {
-                        true => {
-                            Error::Away("the news of your account has not arrived here yet".into())
-                        }
-                        false => Error::Broken(rules),
-                    };
-                    answer(order.reply, Err(error))?;
+                Fate::Follows => {
+                    self.pending.push(order);
+                    self.see_to_flush(me);
                 }
             }
         }
         Ok(())
     }
 
-    /// Whether there is patience left, and room.
-    fn may_wait(&self, order: &Pending) -> bool {
-        order.since.elapsed() < PATIENCE && self.waiting.len() < MOST_THAT_WAIT
-    }
-
-    async fn place_all(&mut self, pending: &[Pending]) -> Result<Vec<Result<Order, Refusal>>> {
-        let new: Vec<_> = pending.iter().map(|order| &order.new).collect();
-        let mut tx = self.session.begin().await?;
-        let placed = orders::place(&mut tx, &new).await?;
-        tx.commit().await?;
-        Ok(placed)
+    /// Places what can be, and keeps the answers to those that may be repeated, in one transaction.
+    async fn place_all(&mut self, pending: &[Pending]) -> Result<Vec<Fate>> {
+        let room = MOST_THAT_WAIT.saturating_sub(self.waiting.len());
+        let mut tx = self.session.begin().at("place: begin").await?;
+        let mut fates = claim(&mut tx, pending).await?;
+        let open = || pending.iter().zip(&fates).filter(|(_, fate)| fate.is_none());
+        let new: Vec<_> = open().map(|(order, _)| &order.new).collect();
+        let mut placed = orders::place(&mut tx, &new).await?.into_iter();
+        let mut answers = vec![];
+        let mut waiting = 0;
+        for (order, fate) in pending.iter().zip(&mut fates).filter(|(_, fate)| fate.is_none()) {
+            let outcome = match placed.next().expect("an outcome for every order") {
+                Ok(placed) => Ok(placed),
+                Err(Refusal::Final(error)) => Err(error),
+                Err(Refusal::Unheard(_)) if waiting < room && order.is_patient() => {
+                    waiting += 1;
+                    *fate = Some(Fate::Waits);
+                    continue;
+                }
+                Err(Refusal::Unheard(rules)) => Err(order.unheard(rules)),
+            };
+            if let Some(once) = &order.once
+                && let Some(answer) = once.answer(&outcome)?
+            {
+                answers.push((&once.key, answer));
+            }
+            *fate = Some(Fate::Answered(outcome.map(Done::Now)));
+        }
+        if !answers.is_empty() {
+            idempotency::keep(&mut tx, &answers).await?;
+        }
+        tx.commit().at("place: commit").await?;
+        Ok(fates.into_iter().flatten().collect())
     }
 
     async fn find(&mut self, id: OrderId, caller: Caller) -> Result<Order> {
-        let order = orders::find(self.session.connection().await?, id).await?;
+        let order = orders::find(self.session.connection().at("find: connect").await?, id).await?;
         caller.must_be(order.user_id, "this order is somebody else's")?;
         Ok(order)
     }
@@ -168,20 +205,65 @@ impl Orders {
         item: ItemId,
         quantity: i64,
         caller: Caller,
-    ) -> Result<Item> {
-        let mut tx = self.session.begin().await?;
-        let owner = orders::lock(&mut tx, id).await?;
-        caller.must_be(owner, "this order is somebody else's")?;
-        let item = orders::set_quantity(&mut tx, id, item, quantity).await?;
-        tx.commit().await?;
-        Ok(item)
+        once: Option<Once>,
+    ) -> Result<Done<Item>> {
+        let set = async |tx: &mut PgConnection| {
+            let owner = orders::lock(tx, id).await?;
+            caller.must_be(owner, "this order is somebody else's")?;
+            orders::set_quantity(tx, id, item, quantity).await
+        };
+        change(&mut self.session, once, set).await
     }
 
     async fn offer(&mut self, news: Vec<News>) -> Result<()> {
-        let mut tx = self.session.begin().await?;
+        let mut tx = self.session.begin().at("offer: begin").await?;
         stock::offer(&mut tx, &news).await?;
-        tx.commit().await
+        tx.commit().at("offer: commit").await
     }
+
+    async fn take_over(&mut self, sold: Vec<Movement>) -> Result<i64> {
+        let mut tx = self.session.begin().at("take over: begin").await?;
+        let missing = stock::take_over(&mut tx, &sold).await?;
+        tx.commit().at("take over: commit").await?;
+        Ok(missing)
+    }
+}
+
+impl Pending {
+    fn is_patient(&self) -> bool {
+        self.since.elapsed() < PATIENCE
+    }
+
+    /// What to say when patience is over.
+    fn unheard(&self, rules: Vec<BrokenRule>) -> Error {
+        let names_caller = self.new.user_id() == self.caller.id
+            && rules.iter().any(|rule| rule.field == "user_id");
+        match names_caller {
+            true => Error::Away("the news of your account has not arrived here yet".into()),
+            false => Error::Broken(rules),
+        }
+    }
+}
+
+/// What is clear before anything is placed: who was answered before, is being answered elsewhere, or repeats another
+/// order of this batch.
+async fn claim(tx: &mut PgConnection, pending: &[Pending]) -> Result<Vec<Option<Fate>>> {
+    let onces = pending.iter().filter_map(|order| order.once.as_ref());
+    let keys: Vec<_> = onces.map(|once| &once.key).collect();
+    if keys.is_empty() {
+        return Ok(pending.iter().map(|_| None).collect());
+    }
+    let mut claimed = idempotency::claim(tx, &keys).await?.into_iter();
+    let mut seen = HashSet::new();
+    let fates = pending.iter().map(|order| {
+        let key = &order.once.as_ref()?.key;
+        match claimed.next().expect("an outcome for every key") {
+            Err(error) => Some(Fate::Answered(Err(error))),
+            Ok(Some(answer)) => Some(Fate::Answered(Ok(Done::Before(answer)))),
+            Ok(None) => (!seen.insert((key.caller, &key.name))).then_some(Fate::Follows),
+        }
+    });
+    Ok(fates.collect())
 }
 
 impl Owner for Orders {
@@ -189,12 +271,13 @@ impl Owner for Orders {
 
     async fn handle(&mut self, me: &Me<Msg>, message: Msg) -> Handled {
         match message {
-            Msg::Place(new, caller, reply) => self.place(me, new, caller, reply).await,
+            Msg::Place(new, caller, once, reply) => self.place(me, new, caller, once, reply).await,
             Msg::Find(id, caller, reply) => answer(reply, self.find(id, caller).await),
-            Msg::SetQuantity(id, item, quantity, caller, reply) => {
-                answer(reply, self.set_quantity(id, item, quantity, caller).await)
+            Msg::SetQuantity(id, item, quantity, caller, once, reply) => {
+                answer(reply, self.set_quantity(id, item, quantity, caller, once).await)
             }
             Msg::Offer(news, reply) => answer(reply, self.offer(news).await),
+            Msg::TakeOver(sold, reply) => answer(reply, self.take_over(sold).await),
             Msg::Flush => self.flush(me).await,
             Msg::LookAgain => self.look_again(me).await,
         }

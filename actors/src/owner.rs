@@ -7,10 +7,15 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
 use shop_persistence::Result;
+use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
 use crate::Reply;
 use crate::addr::{Envelope, Mailbox};
+
+/// How long an owner may be at a message that its asker no longer waits for: longer than the database lets a statement
+/// run, so it is only ever met when the network hangs. Then a fresh owner has a fresh connection.
+const OVERTIME: Duration = Duration::from_secs(12);
 
 /// The end of handling a message. An error is a bug: it ends the owner.
 pub type Handled = Result<(), ActorProcessingErr>;
@@ -99,11 +104,18 @@ impl<O: Owner> Actor for Worker<O> {
         (owner, me): &mut Self::State,
     ) -> Handled {
         let (span, trace) = (envelope.span.clone(), envelope.trace);
+        let limit = envelope.deadline.unwrap_or_else(Instant::now) + OVERTIME;
         let Some((message, _busy)) = envelope.open() else { return Ok(()) };
         let handling = owner.handle(me, message).instrument(span);
-        match trace {
-            Some(trace) => trace.scope(handling).await,
-            None => handling.await,
+        let handling = async {
+            match trace {
+                Some(trace) => trace.scope(handling).await,
+                None => handling.await,
+            }
+        };
+        match timeout_at(limit, handling).await {
+            Ok(handled) => handled,
+            Err(_) => Err("it was at one message for too long".into()),
         }
     }
 }

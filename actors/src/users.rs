@@ -2,15 +2,16 @@
 
 use shop_persistence::outbox::{self, Entry};
 use shop_persistence::users::{self, Credentials, NewUser, Profile, Role, User, UserId, Versioned};
-use shop_persistence::{Database, Error, Event, Result, Session, events::Gone};
+use shop_persistence::{Database, Error, Event, Note, Result, Session, events::Gone};
 
+use crate::idempotency::{Done, Once, change};
 use crate::{Handled, Me, Owner, Reply, answer};
 
 /// What the owner of users may be asked.
 #[derive(Debug)]
 pub enum Msg {
     /// Somebody signs up.
-    Register(NewUser, Reply<User>),
+    Register(NewUser, Option<Once>, Reply<Done<User>>),
     /// Who is this?
     Find(UserId, Reply<User>),
     /// Who has this name, whatever its case, and what does the password hash to?
@@ -18,11 +19,11 @@ pub enum Msg {
     /// Everybody, in the order of signing up.
     List(Reply<Vec<User>>),
     /// A user changes its name or address.
-    Update(UserId, Profile, Reply<User>),
+    Update(UserId, Profile, Option<Once>, Reply<Done<User>>),
     /// An administrator changes what a user may do.
-    SetRole(UserId, Role, Reply<User>),
+    SetRole(UserId, Role, Option<Once>, Reply<Done<User>>),
     /// An administrator removes a user.
-    Delete(UserId, Reply<()>),
+    Delete(UserId, Option<Once>, Reply<Done<Note>>),
 }
 
 /// Owns users.
@@ -38,12 +39,14 @@ impl Users {
     }
 
     /// Adds a user, and says so to the other nodes.
-    pub async fn register(&mut self, new: NewUser) -> Result<User> {
-        let mut tx = self.session.begin().await?;
-        let Versioned { user, version } = users::insert(&mut tx, &new).await?;
-        outbox::append(&mut tx, &[Entry::new(Event::UserCreated(user.clone()), version)]).await?;
-        tx.commit().await?;
-        Ok(user)
+    pub async fn register(&mut self, new: NewUser, once: Option<Once>) -> Result<Done<User>> {
+        change(&mut self.session, once, async |tx| {
+            let Versioned { user, version } = users::insert(tx, &new).await?;
+            let created = Entry::new(Event::UserCreated(user.clone()), version);
+            outbox::append(tx, &[created]).await?;
+            Ok(user)
+        })
+        .await
     }
 
     async fn find(&mut self, id: UserId) -> Result<User> {
@@ -59,40 +62,56 @@ impl Users {
         users::list(self.session.connection().await?).await
     }
 
-    async fn update(&mut self, id: UserId, profile: Profile) -> Result<User> {
-        if profile.is_empty() {
-            return self.find(id).await;
-        }
-        let mut tx = self.session.begin().await?;
-        let Versioned { user, version } = users::update(&mut tx, id, &profile).await?;
-        outbox::append(&mut tx, &[Entry::new(Event::UserUpdated(user.clone()), version)]).await?;
-        tx.commit().await?;
-        Ok(user)
+    async fn update(
+        &mut self,
+        id: UserId,
+        profile: Profile,
+        once: Option<Once>,
+    ) -> Result<Done<User>> {
+        change(&mut self.session, once, async |tx| {
+            if profile.is_empty() {
+                return users::find(tx, id).await;
+            }
+            let Versioned { user, version } = users::update(tx, id, &profile).await?;
+            let updated = Entry::new(Event::UserUpdated(user.clone()), version);
+            outbox::append(tx, &[updated]).await?;
+            Ok(user)
+        })
+        .await
     }
 
     /// Changes what a user may do, unless that leaves no administrator.
-    pub async fn set_role(&mut self, id: UserId, role: Role) -> Result<User> {
-        let mut tx = self.session.begin().await?;
-        let admins = users::lock_admins(&mut tx).await?;
-        if role != Role::Admin {
-            another_remains(&admins, id)?;
-        }
-        let user = users::find(&mut tx, id).await?;
-        if user.role == role {
-            return Ok(user);
-        }
-        let Versioned { user, version } = users::set_role(&mut tx, id, role).await?;
-        outbox::append(&mut tx, &[Entry::new(Event::UserUpdated(user.clone()), version)]).await?;
-        tx.commit().await?;
-        Ok(user)
+    pub async fn set_role(
+        &mut self,
+        id: UserId,
+        role: Role,
+        once: Option<Once>,
+    ) -> Result<Done<User>> {
+        change(&mut self.session, once, async |tx| {
+            let admins = users::lock_admins(tx).await?;
+            if role != Role::Admin {
+                another_remains(&admins, id)?;
+            }
+            let user = users::find(tx, id).await?;
+            if user.role == role {
+                return Ok(user);
+            }
+            let Versioned { user, version } = users::set_role(tx, id, role).await?;
+            let updated = Entry::new(Event::UserUpdated(user.clone()), version);
+            outbox::append(tx, &[updated]).await?;
+            Ok(user)
+        })
+        .await
     }
 
-    async fn delete(&mut self, id: UserId) -> Result<()> {
-        let mut tx = self.session.begin().await?;
-        another_remains(&users::lock_admins(&mut tx).await?, id)?;
-        let version = users::delete(&mut tx, id).await?;
-        outbox::append(&mut tx, &[Entry::new(Event::UserDeleted(Gone { id }), version)]).await?;
-        tx.commit().await
+    async fn delete(&mut self, id: UserId, once: Option<Once>) -> Result<Done<Note>> {
+        change(&mut self.session, once, async |tx| {
+            another_remains(&users::lock_admins(tx).await?, id)?;
+            let version = users::delete(tx, id).await?;
+            outbox::append(tx, &[Entry::new(Event::UserDeleted(Gone { id }), version)]).await?;
+            Ok(Note { message: "the user is deleted" })
+        })
+        .await
     }
 
     /// Whether there is an administrator.
@@ -129,15 +148,19 @@ impl Owner for Users {
 
     async fn handle(&mut self, _: &Me<Msg>, message: Msg) -> Handled {
         match message {
-            Msg::Register(new, reply) => answer(reply, self.register(new).await),
+            Msg::Register(new, once, reply) => answer(reply, self.register(new, once).await),
             Msg::Find(id, reply) => answer(reply, self.find(id).await),
             Msg::FindCredentials(username, reply) => {
                 answer(reply, self.find_credentials(username).await)
             }
             Msg::List(reply) => answer(reply, self.list().await),
-            Msg::Update(id, profile, reply) => answer(reply, self.update(id, profile).await),
-            Msg::SetRole(id, role, reply) => answer(reply, self.set_role(id, role).await),
-            Msg::Delete(id, reply) => answer(reply, self.delete(id).await),
+            Msg::Update(id, profile, once, reply) => {
+                answer(reply, self.update(id, profile, once).await)
+            }
+            Msg::SetRole(id, role, once, reply) => {
+                answer(reply, self.set_role(id, role, once).await)
+            }
+            Msg::Delete(id, once, reply) => answer(reply, self.delete(id, once).await),
         }
     }
 }

@@ -30,20 +30,36 @@ impl<S: Send + Sync, T: Deserr<BrokenRules>> FromRequest<S> for Json<T> {
             let detail = "send JSON, and say so: Content-Type: application/json";
             return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
         }
-        let body =
-            match tokio::time::timeout(BODY_PATIENCE, Bytes::from_request(request, state)).await {
-                Ok(body) => body?,
-                Err(_) => {
-                    let detail = "the body did not arrive in time; send it again";
-                    return Err(Failure::new(StatusCode::REQUEST_TIMEOUT, detail));
-                }
-            };
+        let body = read(request, state).await?;
         let value: serde_json::Value = serde_json::from_slice(&body).map_err(|error| {
             Failure::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {error}"))
         })?;
         match deserr::deserialize(value) {
             Ok(value) => Ok(Json(value)),
             Err(BrokenRules(rules)) => Err(Failure::broken(rules)),
+        }
+    }
+}
+
+/// A request whose path says all.
+#[derive(Debug)]
+pub struct NoBody;
+
+impl<S: Send + Sync> FromRequest<S> for NoBody {
+    type Rejection = Failure;
+
+    async fn from_request(_: Request, _: &S) -> Result<NoBody, Failure> {
+        Ok(NoBody)
+    }
+}
+
+/// The whole body, within the limits of size and time.
+pub async fn read(request: Request, state: &(impl Send + Sync)) -> Result<Bytes, Failure> {
+    match tokio::time::timeout(BODY_PATIENCE, Bytes::from_request(request, state)).await {
+        Ok(body) => Ok(body?),
+        Err(_) => {
+            let detail = "the body did not arrive in time; send it again";
+            Err(Failure::new(StatusCode::REQUEST_TIMEOUT, detail))
         }
     }
 }

@@ -58,6 +58,14 @@ impl Gate {
             Gate::Remote(remote) => remote.admit(token).await,
         }
     }
+
+    /// Whether this token is another node's.
+    fn is_of_node(&self, token: &str) -> bool {
+        match self {
+            Gate::Own(tokens, _) => tokens.is_of_node(token),
+            Gate::Remote(remote) => remote.tokens.is_of_node(token),
+        }
+    }
 }
 
 /// A token that claims more than its user may do now is stale. One that claims less is not: the role is the user's.
@@ -198,11 +206,17 @@ impl<S: Sync> FromRequestParts<S> for Signed {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Signed, Failure> {
-        let gate = parts.extensions.get::<Arc<Gate>>().cloned();
-        let gate = gate.ok_or_else(|| Error::Bug("no gate in front of this route".into()))?;
+        let gate = gate(parts)?;
         let token = bearer(parts).ok_or(SIGN_IN)?;
-        Ok(Signed(gate.admit(token).await?))
+        let caller = gate.admit(token).await?;
+        parts.extensions.insert(caller.clone());
+        Ok(Signed(caller))
     }
+}
+
+fn gate(parts: &Parts) -> Result<Arc<Gate>> {
+    let gate = parts.extensions.get::<Arc<Gate>>().cloned();
+    gate.ok_or_else(|| Error::Bug("no gate in front of this route".into()))
 }
 
 /// An administrator; for anybody else the answer is 403.
@@ -216,6 +230,23 @@ impl<S: Sync> FromRequestParts<S> for Admin {
         let Signed(caller) = Signed::from_request_parts(parts, state).await?;
         caller.must_be_admin()?;
         Ok(Admin)
+    }
+}
+
+/// Another node, or an administrator; for anybody else the answer is 403.
+#[derive(Debug)]
+pub struct NodeOrAdmin;
+
+impl<S: Sync> FromRequestParts<S> for NodeOrAdmin {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<NodeOrAdmin, Failure> {
+        let gate = gate(parts)?;
+        if bearer(parts).is_some_and(|token| gate.is_of_node(token)) {
+            return Ok(NodeOrAdmin);
+        }
+        Admin::from_request_parts(parts, state).await?;
+        Ok(NodeOrAdmin)
     }
 }
 

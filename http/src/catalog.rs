@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::body::{BrokenRules, Json, Query};
 use crate::callers::{Admin, Signed};
+use crate::idempotency::{Change, Changed, KeyHeader};
 use crate::problem::{Problem, Result};
 
 /// The catalog node's routes.
@@ -47,17 +48,18 @@ struct AddCategory {
 
 /// Adds a category.
 #[utoipa::path(
-    post, path = "/api/v1/category", tag = "catalog", request_body = AddCategory,
+    post, path = "/api/v1/category", tag = "catalog", params(KeyHeader), request_body = AddCategory,
     responses((status = 201, body = Category), (status = "default", response = Problem))
 )]
 async fn add_category(
     State(catalog): State<Addr<Msg>>,
     _: Admin,
-    Json(AddCategory { name, parent_id }): Json<AddCategory>,
-) -> Result<(StatusCode, Answer<Category>)> {
+    Change(named, Json(AddCategory { name, parent_id })): Change<Json<AddCategory>>,
+) -> Result<Changed<Category>> {
     let new = NewCategory { name, parent_id: parent_id.filter(|id| *id != 0) };
-    let category = catalog.ask(Uuid::new_v4(), |reply| Msg::AddCategory(new, reply)).await?;
-    Ok((StatusCode::CREATED, Answer(category)))
+    let once = named.once(StatusCode::CREATED);
+    let add = |reply| Msg::AddCategory(new, once, reply);
+    Ok(Changed(StatusCode::CREATED, catalog.ask(Uuid::new_v4(), add).await?))
 }
 
 /// All categories, each parent before its children.
@@ -95,17 +97,19 @@ struct AddProduct {
 
 /// Adds a product and stocks it.
 #[utoipa::path(
-    post, path = "/api/v1/product", tag = "catalog", request_body = AddProduct,
+    post, path = "/api/v1/product", tag = "catalog", params(KeyHeader), request_body = AddProduct,
     responses((status = 201, body = Product), (status = "default", response = Problem))
 )]
 async fn add_product(
     State(catalog): State<Addr<Msg>>,
     _: Admin,
-    Json(AddProduct { name, price, quantity, category_id }): Json<AddProduct>,
-) -> Result<(StatusCode, Answer<Product>)> {
+    Change(named, Json(new)): Change<Json<AddProduct>>,
+) -> Result<Changed<Product>> {
+    let AddProduct { name, price, quantity, category_id } = new;
     let new = NewProduct { name, price, quantity, category_id };
-    let product = catalog.ask(Uuid::new_v4(), |reply| Msg::AddProduct(new, reply)).await?;
-    Ok((StatusCode::CREATED, Answer(product)))
+    let once = named.once(StatusCode::CREATED);
+    let add = |reply| Msg::AddProduct(new, once, reply);
+    Ok(Changed(StatusCode::CREATED, catalog.ask(Uuid::new_v4(), add).await?))
 }
 
 /// All products, in ascending order of their ids.

@@ -11,7 +11,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::serve::ListenerExt;
 use axum::{Extension, Router, ServiceExt};
-use shop_actors::{Handled, Metrics, Service};
+use shop_actors::{Addr, Handled, Metrics, Service};
 use shop_persistence::{Error, Trace};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -20,9 +20,10 @@ use tower::Layer;
 use tower::util::MapRequestLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::problem::Failure;
-use crate::{Api, Gate, Vitals, docs, operations};
+use crate::{Api, Books, Gate, Keys, Vitals, books, dead_letters, docs, operations};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -42,8 +43,14 @@ pub struct Edge {
     pub listener: TcpListener,
     /// What clients may call.
     pub api: Api,
+    /// Who owns the messages that could not be applied.
+    pub letters: Addr<shop_actors::dead_letters::Msg>,
     /// Whose token is good.
     pub gate: Gate,
+    /// How requests that name themselves are told from each other.
+    pub keys: Keys,
+    /// What the node shows of its database.
+    pub books: Books,
     /// What health and metrics are read from.
     pub vitals: Vitals,
     /// How much is taken on at once.
@@ -70,14 +77,15 @@ impl Doors {
 
 impl Service for Edge {
     async fn run(self, stop: CancellationToken) -> Handled {
-        let Edge { listener, api, gate, vitals, limits, doors } = self;
+        let Edge { listener, api, letters, gate, keys, books, vitals, limits, doors } = self;
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let listener = listener.tap_io(|stream| {
             stream.set_nodelay(true).ok(); // an answer is written whole
         });
-        let app =
-            MapRequestLayer::new(without_trailing_slash).layer(app(api, gate, vitals, limits));
+        let routes = api.routes().merge(dead_letters::routes(letters)).merge(books::routes(books));
+        let app = MapRequestLayer::new(without_trailing_slash)
+            .layer(app(routes, gate, keys, vitals, limits));
         let app = ServiceExt::<Request>::into_make_service(app);
         let (closing, stopped) = (doors.closing.clone(), stop.clone());
         let closed = async move {
@@ -94,12 +102,13 @@ impl Service for Edge {
 }
 
 /// Everything that a node answers.
-fn app(api: Api, gate: Gate, vitals: Vitals, limits: Limits) -> Router {
+fn app(routes: OpenApiRouter, gate: Gate, keys: Keys, vitals: Vitals, limits: Limits) -> Router {
     let node = vitals.node;
     let metrics = vitals.metrics.clone();
-    let (work, paths) = api.routes();
+    let (work, paths) = routes.split_for_parts();
     let room = Arc::new(Semaphore::new(limits.in_flight));
-    let work = work.layer(Extension(Arc::new(gate))).layer(from_fn_with_state(room, shed));
+    let work = work.layer(Extension(Arc::new(gate))).layer(Extension(keys));
+    let work = work.layer(from_fn_with_state(room, shed));
     Router::new()
         .merge(operations::routes(vitals))
         .merge(docs::routes(docs::of(node).merge_from(paths)))

@@ -1,23 +1,31 @@
 //! The edge of a node: routes, bodies, tokens, status codes, and the API's documentation. The only crate that knows axum.
 
 mod body;
+mod books;
 mod callers;
 mod catalog;
+mod dead_letters;
 mod docs;
 mod edge;
+mod idempotency;
 mod operations;
 mod orders;
+mod peers;
 mod problem;
+mod resync;
 mod tokens;
 mod users;
 
+pub use books::Books;
 pub use callers::{Gate, Remote};
 pub use edge::{Doors, Edge, Limits};
+pub use idempotency::Keys;
 pub use operations::Vitals;
+pub use peers::Peers;
+pub use resync::{Copies, Resync};
 pub use tokens::{Algorithm, Tokens};
 pub use users::Auth;
 
-use axum::Router;
 use shop_actors::Addr;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -33,12 +41,11 @@ pub enum Api {
 }
 
 impl Api {
-    fn routes(self) -> (Router, utoipa::openapi::OpenApi) {
-        let routes: OpenApiRouter = match self {
+    fn routes(self) -> OpenApiRouter {
+        match self {
             Api::Auth(auth) => users::routes(auth),
             Api::Catalog(catalog) => catalog::routes(catalog),
             Api::Order(orders) => orders::routes(orders),
-        };
-        routes.split_for_parts()
+        }
     }
 }

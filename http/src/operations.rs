@@ -1,5 +1,6 @@
 //! What operators call: whether a node lives and is ready, and its metrics.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -27,6 +28,8 @@ pub struct Vitals {
     pub database: Database,
     /// Whether there is a connection to the broker.
     pub broker: Arc<AtomicBool>,
+    /// The queues that it listens on.
+    pub queues: Vec<&'static str>,
     /// The figures of its owners' mailboxes.
     pub mailboxes: Arc<dyn Fn() -> Vec<Figures> + Send + Sync>,
     /// What it counts.
@@ -77,11 +80,26 @@ async fn ready(State(vitals): State<Vitals>) -> Result<Json<Status>> {
 }
 
 async fn metrics(State(vitals): State<Vitals>) -> Result<impl IntoResponse> {
-    let backlog = tokio::time::timeout(PATIENCE, vitals.database.backlog()).await;
-    let text = read(&vitals, backlog.ok().and_then(Result::ok))
+    let stored = async { stored(&vitals.database).await.ok() };
+    let stored = tokio::time::timeout(PATIENCE, stored).await.ok().flatten();
+    let text = read(&vitals, stored)
         .and_then(|readings| vitals.metrics.render(&readings))
         .map_err(|error| Error::Bug(error.into()))?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
+}
+
+/// What is read from the database.
+struct Stored {
+    /// How long the outbox is, and how many seconds its oldest event has waited.
+    backlog: (i64, f64),
+    /// How many dead letters there are of each queue that has any.
+    dead_letters: HashMap<String, i64>,
+}
+
+async fn stored(database: &Database) -> shop_persistence::Result<Stored> {
+    let backlog = database.backlog().await?;
+    let dead_letters = database.dead_letters().await?.into_iter().collect();
+    Ok(Stored { backlog, dead_letters })
 }
 
 /// A figure of a mailbox: its name, what it means, and where it is found.
@@ -96,15 +114,19 @@ const MAILBOX: [MailboxFigure; 6] = [
     ("mailbox_busy_seconds_total", "Time spent on messages.", |of| of.busy.as_secs_f64()),
 ];
 
-/// Reads the figures that are not counted. The outbox's are left out while the database is away.
-fn read(vitals: &Vitals, backlog: Option<(i64, f64)>) -> prometheus::Result<Readings> {
+/// Reads the figures that are not counted. Those in the database are left out while it is away.
+fn read(vitals: &Vitals, stored: Option<Stored>) -> prometheus::Result<Readings> {
     let readings = Readings::new(vitals.node)?;
     let mailboxes = (vitals.mailboxes)();
     for (name, help, figure) in MAILBOX {
         let each = mailboxes.iter().map(|figures| (figures.name.clone(), figure(figures)));
         readings.add(name, help, "owner", each)?;
     }
-    if let Some((length, age)) = backlog {
+    if let Some(Stored { backlog: (length, age), dead_letters }) = stored {
+        let of = |queue: &str| dead_letters.get(queue).map_or(0.0, |count| *count as f64);
+        let each = vitals.queues.iter().map(|queue| (queue.to_string(), of(queue)));
+        let help = "Messages that could not be applied and wait for a person.";
+        readings.add("dead_letters", help, "queue", each)?;
         let outbox = |figure| [("outbox".to_owned(), figure)];
         readings.add(
             "outbox_length",

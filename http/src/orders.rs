@@ -16,6 +16,7 @@ use utoipa_axum::routes;
 
 use crate::body::{BrokenRules, Json, Path, uuid};
 use crate::callers::Signed;
+use crate::idempotency::{Change, Changed, KeyHeader};
 use crate::problem::{Problem, Result};
 
 /// The order node's routes.
@@ -61,18 +62,19 @@ fn some_items(items: Vec<OrderItem>) -> Result<Vec<OrderItem>, Invalid> {
 
 /// Places an order: all of it or none of it.
 #[utoipa::path(
-    post, path = "/order", tag = "orders", request_body = PlaceOrder,
+    post, path = "/order", tag = "orders", params(KeyHeader), request_body = PlaceOrder,
     responses((status = 201, body = Order), (status = "default", response = Problem))
 )]
 async fn place(
     State(orders): State<Addr<Msg>>,
     Signed(caller): Signed,
-    Json(PlaceOrder { user_id, items }): Json<PlaceOrder>,
-) -> Result<(StatusCode, Answer<Order>)> {
+    Change(named, Json(PlaceOrder { user_id, items })): Change<Json<PlaceOrder>>,
+) -> Result<Changed<Order>> {
     let items = items.into_iter().map(|item| (item.product_id, item.quantity)).collect();
     let new = NewOrder::new(user_id, items)?;
-    let order = orders.ask(user_id, |reply| Msg::Place(new, caller, reply)).await?;
-    Ok((StatusCode::CREATED, Answer(order)))
+    let once = named.once(StatusCode::CREATED);
+    let place = |reply| Msg::Place(new, caller, once, reply);
+    Ok(Changed(StatusCode::CREATED, orders.ask(user_id, place).await?))
 }
 
 /// An order, for its owner or an administrator.
@@ -103,15 +105,18 @@ struct SetQuantity {
 
 /// Changes how many pieces an item has, for its owner or an administrator.
 #[utoipa::path(
-    put, path = "/update_order/{order_id}", tag = "orders", params(("order_id" = i64, Path)), request_body = SetQuantity,
+    put, path = "/update_order/{order_id}", tag = "orders",
+    params(("order_id" = i64, Path), KeyHeader), request_body = SetQuantity,
     responses((status = 200, body = Item), (status = "default", response = Problem))
 )]
 async fn set_quantity(
     State(orders): State<Addr<Msg>>,
     Signed(caller): Signed,
     Path(id): Path<OrderId>,
-    Json(SetQuantity { order_item_id: item, quantity }): Json<SetQuantity>,
-) -> Result<Answer<Item>> {
-    let set = |reply| Msg::SetQuantity(id, item, quantity, caller, reply);
-    Ok(Answer(orders.ask(id, set).await?))
+    Change(named, Json(new)): Change<Json<SetQuantity>>,
+) -> Result<Changed<Item>> {
+    let SetQuantity { order_item_id: item, quantity } = new;
+    let once = named.once(StatusCode::OK);
+    let set = |reply| Msg::SetQuantity(id, item, quantity, caller, once, reply);
+    Ok(Changed(StatusCode::OK, orders.ask(id, set).await?))
 }

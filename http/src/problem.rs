@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use shop_persistence::{BrokenRule, Error};
@@ -42,64 +42,92 @@ pub struct Failure {
     status: StatusCode,
     detail: Cow<'static, str>,
     errors: Vec<BrokenRule>,
+    /// Whether the same request may well succeed in a moment.
+    passing: bool,
 }
+
+/// The content type of a failure.
+pub const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 impl Failure {
     /// A failure of this status; `detail` says what to do about it.
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Failure {
-        Failure { status, detail: detail.into(), errors: vec![] }
+        let passing = status == StatusCode::SERVICE_UNAVAILABLE;
+        Failure { status, detail: detail.into(), errors: vec![], passing }
     }
 
     /// A body that breaks these rules.
     pub fn broken(errors: Vec<BrokenRule>) -> Failure {
-        let detail = "the body breaks rules; errors lists them all".into();
-        Failure { status: StatusCode::UNPROCESSABLE_ENTITY, detail, errors }
+        let detail = "the body breaks rules; errors lists them all";
+        Failure { errors, ..Failure::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
     }
-}
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        let status = match &error {
+    /// What an error is to the client.
+    pub fn of(error: &Error) -> Failure {
+        let status = match error {
             Error::Missing(_) => StatusCode::NOT_FOUND,
-            Error::Taken(_) | Error::Conflict(_) => StatusCode::CONFLICT,
+            Error::Taken(_) | Error::Conflict(_) | Error::InFlight => StatusCode::CONFLICT,
             Error::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Error::Forbidden(_) => StatusCode::FORBIDDEN,
             Error::Overloaded(_) | Error::Away(_) | Error::Crashed(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Error::Broken(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Error::Broken(_) | Error::OtherRequest => StatusCode::UNPROCESSABLE_ENTITY,
             Error::Bug(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         match error {
-            Error::Broken(errors) => Failure::broken(errors),
-            Error::Bug(bug) => {
-                tracing::error!(bug, "a request met a bug");
-                Failure::new(
-                    status,
-                    "something is wrong here; the log says what, under this request's id",
-                )
-            }
+            Error::Broken(errors) => Failure::broken(errors.clone()),
+            Error::Bug(_) => Failure::new(
+                status,
+                "something is wrong here; the log says what, under this request's id",
+            ),
+            Error::InFlight => Failure { passing: true, ..Failure::new(status, error.to_string()) },
             error => Failure::new(status, error.to_string()),
         }
+    }
+
+    /// Its HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Whether it is worth to ask again.
+    pub fn is_passing(&self) -> bool {
+        self.passing
+    }
+
+    /// Its body, JSON.
+    pub fn body(self) -> Vec<u8> {
+        let Failure { status, detail, errors, .. } = self;
+        let title = status.canonical_reason().unwrap_or("Problem").into();
+        let problem =
+            Problem { kind: "about:blank", title, status: status.as_u16(), detail, errors };
+        serde_json::to_vec(&problem).unwrap_or_default() // it holds nothing that is not JSON
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        if let Error::Bug(bug) = &error {
+            tracing::error!(bug, "a request met a bug");
+        }
+        Failure::of(&error)
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let Failure { status, detail, errors } = self;
-        let title = status.canonical_reason().unwrap_or("Problem").into();
-        let problem =
-            Problem { kind: "about:blank", title, status: status.as_u16(), detail, errors };
-        let advice: Option<(HeaderName, &'static str)> = match status {
-            StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),
-            StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, "1")),
-            _ => None,
-        };
-        let mut response = (status, axum::Json(problem)).into_response();
-        let json = HeaderValue::from_static("application/problem+json");
-        response.headers_mut().insert(header::CONTENT_TYPE, json);
-        if let Some((name, value)) = advice {
+        let (status, passing) = (self.status, self.passing);
+        let headers = [(header::CONTENT_TYPE, PROBLEM_JSON)];
+        let mut response = (status, headers, self.body()).into_response();
+        let mut advise = |name, value| {
             response.headers_mut().insert(name, HeaderValue::from_static(value));
+        };
+        if status == StatusCode::UNAUTHORIZED {
+            advise(header::WWW_AUTHENTICATE, "Bearer");
+        }
+        if passing {
+            advise(header::RETRY_AFTER, "1");
         }
         response
     }

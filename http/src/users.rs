@@ -11,14 +11,15 @@ use shop_actors::Addr;
 use shop_actors::passwords::{Password, Passwords};
 use shop_actors::users::Msg;
 use shop_persistence::users::{Email, NewUser, Profile, Role, User, UserId, Username};
-use shop_persistence::{Error, Invalid};
+use shop_persistence::{Error, Invalid, Note};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::body::{BrokenRules, Json, Path};
+use crate::body::{BrokenRules, Json, NoBody, Path};
 use crate::callers::{Admin, Gate, Signed, Token, Verdict};
+use crate::idempotency::{Change, Changed, KeyHeader};
 use crate::problem::{Problem, Result};
 use crate::tokens::Tokens;
 
@@ -66,18 +67,19 @@ struct Register {
 
 /// Signs up.
 #[utoipa::path(
-    post, path = "/api/v1/auth/register", tag = "auth", request_body = Register, security(()),
+    post, path = "/api/v1/auth/register", tag = "auth", params(KeyHeader), request_body = Register, security(()),
     responses((status = 201, body = User), (status = "default", response = Problem))
 )]
 async fn register(
     State(auth): State<Auth>,
-    Json(new): Json<Register>,
-) -> Result<(StatusCode, Answer<User>)> {
+    Change(named, Json(new)): Change<Json<Register>>,
+) -> Result<Changed<User>> {
     let Register { username, email, password } = new;
     let password_hash = auth.passwords.hash(password).await?;
     let new = NewUser { username, email, password_hash, role: Role::User };
-    let user = auth.users.ask(Uuid::new_v4(), |reply| Msg::Register(new, reply)).await?;
-    Ok((StatusCode::CREATED, Answer(user)))
+    let once = named.once(StatusCode::CREATED);
+    let register = |reply| Msg::Register(new, once, reply);
+    Ok(Changed(StatusCode::CREATED, auth.users.ask(Uuid::new_v4(), register).await?))
 }
 
 /// Somebody who signs in.
@@ -171,16 +173,18 @@ fn some_email(text: Option<String>) -> Result<Option<Email>, Invalid> {
 
 /// Changes the caller's name or address.
 #[utoipa::path(
-    put, path = "/api/v1/users/me", tag = "users", request_body = UpdateMe,
+    put, path = "/api/v1/users/me", tag = "users", params(KeyHeader), request_body = UpdateMe,
     responses((status = 200, body = User), (status = "default", response = Problem))
 )]
 async fn update_me(
     State(auth): State<Auth>,
     Signed(caller): Signed,
-    Json(UpdateMe { username, email }): Json<UpdateMe>,
-) -> Result<Answer<User>> {
+    Change(named, Json(UpdateMe { username, email })): Change<Json<UpdateMe>>,
+) -> Result<Changed<User>> {
     let profile = Profile { username, email };
-    Ok(Answer(auth.users.ask(caller.id, |reply| Msg::Update(caller.id, profile, reply)).await?))
+    let once = named.once(StatusCode::OK);
+    let update = |reply| Msg::Update(caller.id, profile, once, reply);
+    Ok(Changed(StatusCode::OK, auth.users.ask(caller.id, update).await?))
 }
 
 /// All users, in the order of signing up.
@@ -214,38 +218,35 @@ struct SetRole {
 ///
 /// The last administrator cannot be demoted.
 #[utoipa::path(
-    put, path = "/api/v1/users/{user_id}/role", tag = "users", params(("user_id" = Uuid, Path)), request_body = SetRole,
+    put, path = "/api/v1/users/{user_id}/role", tag = "users",
+    params(("user_id" = Uuid, Path), KeyHeader), request_body = SetRole,
     responses((status = 200, body = User), (status = "default", response = Problem))
 )]
 async fn set_role(
     State(auth): State<Auth>,
     _: Admin,
     Path(id): Path<UserId>,
-    Json(SetRole { role }): Json<SetRole>,
-) -> Result<Answer<User>> {
-    Ok(Answer(auth.users.ask(id, |reply| Msg::SetRole(id, role, reply)).await?))
-}
-
-/// What was done.
-#[derive(Debug, Serialize, ToSchema)]
-struct Done {
-    /// In words.
-    #[schema(example = "the user is deleted")]
-    message: &'static str,
+    Change(named, Json(SetRole { role })): Change<Json<SetRole>>,
+) -> Result<Changed<User>> {
+    let once = named.once(StatusCode::OK);
+    let set_role = |reply| Msg::SetRole(id, role, once, reply);
+    Ok(Changed(StatusCode::OK, auth.users.ask(id, set_role).await?))
 }
 
 /// Removes a user.
 ///
 /// The last administrator cannot be deleted.
 #[utoipa::path(
-    delete, path = "/api/v1/users/{user_id}", tag = "users", params(("user_id" = Uuid, Path)),
-    responses((status = 200, body = Done), (status = "default", response = Problem))
+    delete, path = "/api/v1/users/{user_id}", tag = "users", params(("user_id" = Uuid, Path), KeyHeader),
+    responses((status = 200, body = Note), (status = "default", response = Problem))
 )]
 async fn delete(
     State(auth): State<Auth>,
     _: Admin,
     Path(id): Path<UserId>,
-) -> Result<Answer<Done>> {
-    auth.users.ask(id, |reply| Msg::Delete(id, reply)).await?;
-    Ok(Answer(Done { message: "the user is deleted" }))
+    Change(named, NoBody): Change<NoBody>,
+) -> Result<Changed<Note>> {
+    let once = named.once(StatusCode::OK);
+    let delete = |reply| Msg::Delete(id, once, reply);
+    Ok(Changed(StatusCode::OK, auth.users.ask(id, delete).await?))
 }

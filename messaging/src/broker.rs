@@ -1,6 +1,6 @@
 //! The broker as the shop knows it: RabbitMQ or the in-process bus, spoken to in one way.
 
-use crate::{bus, bus::Bus, rabbit, rabbit::Rabbit};
+use crate::{bus, bus::Bus, dead_letters::Postmark, rabbit, rabbit::Rabbit};
 
 /// The outcome of speaking to a broker.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -171,6 +171,15 @@ impl Consumer {
         match self {
             Self::Rabbit(consumer) => consumer.try_next(),
             Self::Bus(consumer) => consumer.try_next(),
+        }
+    }
+
+    /// What an unsettled delivery of a dead-letter queue tells besides its message.
+    #[must_use]
+    pub fn postmark(&self, tag: u64) -> Postmark {
+        match self {
+            Self::Rabbit(consumer) => consumer.postmark(tag),
+            Self::Bus(consumer) => consumer.postmark(tag),
         }
     }
 

@@ -1,7 +1,8 @@
 //! The in-process bus: RabbitMQ's promises within one process.
 //!
 //! It has no disk, so it confirms a message only when every queue that got a copy is done with it:
-//! until then it is the publisher's to keep, and the publisher's window is what bounds the bus.
+//! until then it is the publisher's to keep, and the publisher's window is what bounds the bus. A queue is done with a
+//! dead letter when that was acknowledged by whoever keeps it.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -9,11 +10,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use jiff::Timestamp;
+use serde_json::json;
+use shop_persistence::date;
 use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 
 use crate::{
     broker::{Delivery, Error, Message, Result},
+    dead_letters::{Postmark, object},
     topology::{self, QUEUES},
 };
 
@@ -37,13 +42,6 @@ impl Bus {
             queues.insert(queue.name.to_owned(), Arc::new(Queue { limit, ..Queue::default() }));
         }
         Self { queues: Arc::new(queues) }
-    }
-
-    /// The dead letters of `queue`, oldest first.
-    #[must_use]
-    pub fn dead_letters(&self, queue: &str) -> Vec<Message> {
-        let Some(dead) = self.queues.get(&topology::dead(queue)) else { return Vec::new() };
-        dead.waiting().entries.iter().map(|entry| Message::clone(&entry.message)).collect()
     }
 
     pub(crate) fn publisher(&self) -> Publisher {
@@ -86,7 +84,15 @@ struct Entry {
     position: u64,
     tries: u32,
     message: Arc<Message>,
-    receipt: Option<Arc<Receipt>>, // shared by all copies; a dead letter has none
+    receipt: Arc<Receipt>,    // shared by all copies
+    failure: Option<Failure>, // of a dead letter
+}
+
+/// When a message became a dead letter, and after how many tries.
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    at: Timestamp,
+    tries: u32,
 }
 
 /// Whom to tell when the last copy is settled.
@@ -101,24 +107,24 @@ impl Queue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, message: Arc<Message>, receipt: Option<Arc<Receipt>>) {
+    fn push(&self, message: Arc<Message>, receipt: Arc<Receipt>, failure: Option<Failure>) {
         let mut waiting = self.waiting();
         waiting.arrivals += 1;
         let position = waiting.arrivals;
-        waiting.entries.push_back(Entry { position, tries: 0, message, receipt });
+        waiting.entries.push_back(Entry { position, tries: 0, message, receipt, failure });
         drop(waiting);
         self.arrived.notify_waiters();
     }
 
     /// Puts `entry` where it was before it was handed out, or among the dead letters.
     fn give_back(&self, mut entry: Entry) {
-        entry.tries += 1;
         match &self.limit {
-            Some(limit) if entry.tries > limit.tries => {
+            Some(limit) if entry.tries >= limit.tries => {
                 warn!(message.id = entry.message.id, "a dead letter: tried too often");
                 self.park(entry, "delivery_limit"); // as RabbitMQ calls it
             }
             _ => {
+                entry.tries += 1;
                 let mut waiting = self.waiting();
                 let place =
                     waiting.entries.partition_point(|other| other.position < entry.position);
@@ -133,14 +139,14 @@ impl Queue {
         let Some(limit) = &self.limit else { return self.give_back(entry) };
         let reason = Some(reason.to_owned());
         let message = Message { reason, ..Message::clone(&entry.message) };
-        limit.dead.push(Arc::new(message), None);
-        settle(entry.receipt);
+        let failure = Failure { at: date(), tries: entry.tries.saturating_add(1) };
+        limit.dead.push(Arc::new(message), entry.receipt, Some(failure));
     }
 }
 
 /// One holder of `receipt` is done; the last one confirms the message.
-fn settle(receipt: Option<Arc<Receipt>>) {
-    if let Some(receipt) = receipt.and_then(Arc::into_inner) {
+fn settle(receipt: Arc<Receipt>) {
+    if let Some(receipt) = Arc::into_inner(receipt) {
         receipt.publisher.send(receipt.ticket).ok(); // the publisher may be gone
     }
 }
@@ -170,9 +176,9 @@ impl Publisher {
         let message = Arc::new(message);
         let receipt = Arc::new(Receipt { ticket, publisher: self.confirm.clone() });
         for queue in destinations.iter().filter_map(|name| self.bus.queues.get(name)) {
-            queue.push(message.clone(), Some(receipt.clone()));
+            queue.push(message.clone(), receipt.clone(), None);
         }
-        settle(Some(receipt)); // all copies may be acknowledged already
+        settle(receipt); // all copies may be acknowledged already
         Ok(())
     }
 
@@ -218,6 +224,30 @@ impl Consumer {
             Delivery { tag, tries: entry.tries, message: Message::clone(&entry.message) };
         self.unacked.insert(tag, entry);
         Some(delivery)
+    }
+
+    pub(crate) fn postmark(&self, tag: u64) -> Postmark {
+        let Some(Entry { message, failure, .. }) = self.unacked.get(&tag) else {
+            return Postmark::default();
+        };
+        let Message { exchange, routing_key, version, traceparent, .. } = &**message;
+        let timestamp = message.timestamp.and_then(|seconds| i64::try_from(seconds).ok());
+        let timestamp = timestamp.and_then(|seconds| Timestamp::from_second(seconds).ok());
+        Postmark {
+            failed_at: failure.map(|failure| failure.at),
+            tries: failure.map_or(1, |failure| failure.tries),
+            headers: object([
+                ("version", json!(version)),
+                ("traceparent", json!(traceparent)),
+                ("x-original-exchange", json!(exchange)),
+                ("x-original-routing-key", json!(routing_key)),
+            ]),
+            properties: object([
+                ("message_id", json!(message.id)),
+                ("type", json!(message.kind)),
+                ("timestamp", json!(timestamp)),
+            ]),
+        }
     }
 
     pub(crate) fn ack(&mut self, tag: u64) {

@@ -1,14 +1,11 @@
 //! The intake: from a queue of the broker to an owner. Acknowledged only after the owner's commit.
 
 use shop_actors::{Backoff, Handled, Metrics, Service};
-use shop_persistence::Error;
+use shop_persistence::{At, Error};
 use tokio_util::sync::CancellationToken;
 
 use crate::translate::{Desk, News, translate};
 use crate::{Broker, Consumer, Delivery, Result};
-
-/// A message that ended its owner goes to the dead letters when it was handed out so often before.
-const MOST_TRIES: u32 = 3;
 
 /// Hands one queue's messages to their owner, in batches of what waits.
 #[derive(Debug, Clone)]
@@ -21,6 +18,8 @@ pub struct Intake {
     pub broker: Broker,
     /// At most so many messages are taken and not yet acknowledged.
     pub prefetch: u16,
+    /// A message that ended its owner goes to the dead letters when it was handed out so often before.
+    pub most_tries: u32,
     /// Counts what was consumed.
     pub metrics: Metrics,
 }
@@ -28,11 +27,12 @@ pub struct Intake {
 impl Service for Intake {
     async fn run(self, stop: CancellationToken) -> Handled {
         let mut backoff = Backoff::default();
-        while let Some(Err(error)) = stop.run_until_cancelled(self.session()).await {
+        let session = || stop.run_until_cancelled(self.session());
+        while let Some(Err(error)) = session().at("intake: session").await {
             let wait = backoff.pause();
             let queue = self.queue;
             tracing::warn!(%error, queue, retry_ms = wait.as_millis(), "the intake lost its connection");
-            stop.run_until_cancelled(tokio::time::sleep(wait)).await;
+            stop.run_until_cancelled(tokio::time::sleep(wait)).at("intake: pause").await;
         }
         Ok(())
     }
@@ -48,9 +48,10 @@ impl Intake {
     /// Consumes over one connection until it breaks. To cut it off anywhere is harmless: what was not
     /// acknowledged comes again, and owners hear everything once.
     async fn session(&self) -> Result<()> {
-        let mut consumer = self.broker.consumer(self.queue, self.prefetch).await?;
+        let mut consumer =
+            self.broker.consumer(self.queue, self.prefetch).at("intake: open consumer").await?;
         loop {
-            let mut batch = vec![consumer.next().await?];
+            let mut batch = vec![consumer.next().at("intake: next").await?];
             while batch.len() < usize::from(self.prefetch)
                 && let Some(delivery) = consumer.try_next()
             {
@@ -75,16 +76,33 @@ impl Intake {
         for one in again {
             self.settle(consumer, one).await?;
         }
-        let Some(last) = fresh.last().map(|readable| readable.delivery.tag) else {
-            return Ok(());
-        };
-        if self.tell(fresh.iter().map(|readable| readable.news.clone()).collect()).await.is_ok() {
-            self.count(fresh.len());
-            return consumer.ack_up_to(last).await;
-        }
-        // One of them is the culprit. Each by itself, so that it holds up nothing behind it.
-        for one in fresh {
-            self.settle(consumer, one).await?;
+        self.settle_all(consumer, fresh).await
+    }
+
+    /// Tells the owner of all of them at once. When that fails, one of them is the culprit, to be found among the many
+    /// so that it holds up nothing behind it: by halves, the earlier half first, because order counts. What ends its
+    /// owner is found one by one instead: owners are dearer than transactions.
+    async fn settle_all(&self, consumer: &mut Consumer, fresh: Vec<Readable>) -> Result<()> {
+        let mut parts = vec![fresh]; // the earliest on top
+        while let Some(mut part) = parts.pop() {
+            if part.len() < 2 {
+                for one in part {
+                    self.settle(consumer, one).await?;
+                }
+                continue;
+            }
+            match self.tell(part.iter().map(|readable| readable.news.clone()).collect()).await {
+                Ok(()) => {
+                    self.count(part.len());
+                    let last = part[part.len() - 1].delivery.tag;
+                    consumer.ack_up_to(last).at("intake: acknowledge all").await?; // all before it are settled
+                }
+                Err(Error::Crashed(_)) => parts.extend(part.into_iter().rev().map(|one| vec![one])),
+                Err(_) => {
+                    let later = part.split_off(part.len() / 2);
+                    parts.extend([later, part]);
+                }
+            }
         }
         Ok(())
     }
@@ -95,15 +113,15 @@ impl Intake {
         match self.tell(vec![news]).await {
             Ok(()) => {
                 self.count(1);
-                consumer.ack(delivery.tag).await
+                consumer.ack(delivery.tag).at("intake: acknowledge").await
             }
-            Err(Error::Crashed(_)) if delivery.tries < MOST_TRIES => {
+            Err(Error::Crashed(_)) if delivery.tries < self.most_tries => {
                 tracing::warn!(
                     queue = self.queue,
                     tries = delivery.tries,
                     "a message ended its owner"
                 );
-                consumer.retry(delivery.tag).await
+                consumer.retry(delivery.tag).at("intake: retry").await
             }
             Err(Error::Crashed(owner)) => {
                 let reason = format!("it ended the owner of {owner} whenever it was tried");
@@ -118,12 +136,12 @@ impl Intake {
     async fn tell(&self, news: Vec<News>) -> shop_persistence::Result<()> {
         let mut backoff = Backoff::default();
         loop {
-            match self.desk.tell(news.clone()).await {
+            match self.desk.tell(news.clone()).at("intake: tell").await {
                 Err(error @ (Error::Away(_) | Error::Overloaded(_))) => {
                     let wait = backoff.pause();
                     let retry_ms = wait.as_millis();
                     tracing::warn!(%error, queue = self.queue, retry_ms, "the intake waits");
-                    tokio::time::sleep(wait).await;
+                    tokio::time::sleep(wait).at("intake: wait").await;
                 }
                 outcome => return outcome,
             }
@@ -138,7 +156,7 @@ impl Intake {
             reason,
             "a message is parked among the dead letters"
         );
-        consumer.park(delivery, reason).await?;
+        consumer.park(delivery, reason).at("intake: park").await?;
         self.metrics.dead_lettered.with_label_values(&[self.queue]).inc();
         Ok(())
     }

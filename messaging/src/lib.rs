@@ -3,6 +3,7 @@
 
 mod broker;
 mod bus;
+mod dead_letters;
 mod intake;
 mod rabbit;
 mod relay;
@@ -11,6 +12,7 @@ mod translate;
 
 pub use broker::{Broker, Consumer, Delivery, Error, Message, Publisher, Result};
 pub use bus::Bus;
+pub use dead_letters::{Desks, Keeper, Postmark};
 pub use intake::Intake;
 pub use rabbit::{Rabbit, RabbitConfig};
 pub use relay::Relay;

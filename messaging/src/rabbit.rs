@@ -15,7 +15,7 @@ use secrecy::SecretString;
 
 use crate::{
     broker::{Message, Result},
-    topology::{self, DEAD_LETTERS, QUEUES, USER_EVENTS},
+    topology::{self, DEAD_LETTERS, DEFAULT_EXCHANGE, QUEUES, UNDELIVERABLE, USER_EVENTS},
 };
 pub use consumer::Consumer;
 use consumer::Suspicions;
@@ -71,25 +71,29 @@ impl Rabbit {
             self.declare_exchange(channel, exchange, "fanout").await?;
         }
         self.declare_exchange(channel, DEAD_LETTERS, "direct").await?;
+        self.declare_queue(channel, UNDELIVERABLE, quorum()).await?;
         for queue in QUEUES {
             let dead = topology::dead(queue.name);
-            self.declare_queue(channel, &dead, quorum()).await?;
+            let limited = self.limited(DEFAULT_EXCHANGE, UNDELIVERABLE);
+            self.declare_queue(channel, &dead, limited).await?;
             self.bind(channel, &dead, DEAD_LETTERS, &self.name(queue.name)).await?;
-
-            let mut arguments = quorum();
-            put(
-                &mut arguments,
-                "x-delivery-limit",
-                FieldValue::l(self.config.delivery_limit.into()),
-            );
-            put(&mut arguments, "x-dead-letter-exchange", self.name(DEAD_LETTERS).into());
-            put(&mut arguments, "x-dead-letter-routing-key", self.name(queue.name).into());
-            self.declare_queue(channel, queue.name, arguments).await?;
+            let limited = self.limited(DEAD_LETTERS, queue.name);
+            self.declare_queue(channel, queue.name, limited).await?;
             for exchange in queue.exchanges {
                 self.bind(channel, queue.name, exchange, "").await?;
             }
         }
         Ok(())
+    }
+
+    /// A queue whose messages go to `exchange` with `key` when they were handed out too often.
+    fn limited(&self, exchange: &str, key: &str) -> FieldTable {
+        let mut arguments = quorum();
+        let limit = FieldValue::l(self.config.delivery_limit.into());
+        put(&mut arguments, "x-delivery-limit", limit);
+        put(&mut arguments, "x-dead-letter-exchange", self.name(exchange).into());
+        put(&mut arguments, "x-dead-letter-routing-key", self.name(key).into());
+        arguments
     }
 
     async fn declare_exchange(&self, channel: &Channel, exchange: &str, kind: &str) -> Outcome<()> {

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use shop_actors::{Backoff, Handled, Metrics, Service};
-use shop_persistence::Database;
 use shop_persistence::outbox::{Reader, Waiting};
+use shop_persistence::{At, Database};
 use tokio_util::sync::CancellationToken;
 
 use crate::topology;
@@ -35,10 +35,11 @@ pub struct Relay {
 impl Service for Relay {
     async fn run(self, stop: CancellationToken) -> Handled {
         let mut backoff = Backoff::default();
-        while let Some(Err(error)) = stop.run_until_cancelled(self.session()).await {
+        let session = || stop.run_until_cancelled(self.session());
+        while let Some(Err(error)) = session().at("relay: session").await {
             let wait = backoff.pause();
             tracing::warn!(error, retry_ms = wait.as_millis(), "the relay lost its connection");
-            stop.run_until_cancelled(tokio::time::sleep(wait)).await;
+            stop.run_until_cancelled(tokio::time::sleep(wait)).at("relay: pause").await;
         }
         Ok(())
     }
@@ -47,7 +48,7 @@ impl Service for Relay {
 impl Relay {
     /// Relays over one pair of connections, until one of them breaks.
     async fn session(&self) -> Handled {
-        let mut publisher = self.broker.publisher().await?;
+        let mut publisher = self.broker.publisher().at("relay: open publisher").await?;
         let _up = Up::new(&self.up);
         let mut reader = Reader::open(&self.database).await?;
         let mut in_flight: BTreeMap<i64, String> = BTreeMap::new();
@@ -57,24 +58,24 @@ impl Relay {
                 let known: Vec<_> = in_flight.keys().copied().collect();
                 for waiting in reader.next(&known, WINDOW - known.len()).await? {
                     in_flight.insert(waiting.id, waiting.event.clone());
-                    publisher.publish(waiting.id, message(waiting)).await?;
+                    publisher.publish(waiting.id, message(waiting)).at("relay: publish").await?;
                 }
             }
             tokio::select! {
-                confirmed = publisher.settled() => {
+                confirmed = publisher.settled().at("relay: settled") => {
                     let confirmed = confirmed?;
                     reader.delete(&confirmed).await?;
                     for event in confirmed.iter().filter_map(|id| in_flight.remove(id)) {
                         self.metrics.published.with_label_values(&[&event]).inc();
                     }
                 }
-                committed = reader.committed() => {
+                committed = reader.committed().at("relay: committed") => {
                     committed?;
                     if !leads {
                         reader.hint().await?;
                     }
                 }
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(LOOK).at("relay: look") => {}
             }
         }
     }

@@ -10,7 +10,8 @@
 //!                                └─► stock.moved       the catalog node follows the stock
 //!
 //! any queue Q, tried too often ──┐
-//! any queue Q, parked by us ─────┴─ dead_letters ─ Q ─► Q.dead
+//! any queue Q, parked by us ─────┴─ dead_letters ─ Q ─► Q.dead         its node keeps them in its database
+//!                                                       └─ taken too often ─► undeliverable
 //! ```
 
 /// A user signed up: a fanout exchange.
@@ -33,6 +34,9 @@ pub const STOCK_MOVED: &str = "stock.moved";
 pub const DEFAULT_EXCHANGE: &str = "";
 /// The direct exchange that leads from a queue's name to its dead letters.
 pub const DEAD_LETTERS: &str = "dead_letters";
+/// The queue that holds what nobody could take even from the dead letters: our client hangs up on a message that is
+/// not AMQP as it reads it, and one must not hold up the others.
+pub const UNDELIVERABLE: &str = "undeliverable";
 
 /// The fanout exchanges. One queue listens to all three, so that a user's events keep their order.
 pub const USER_EVENTS: [&str; 3] = [USER_CREATED, USER_UPDATED, USER_DELETED];

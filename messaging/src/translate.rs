@@ -39,7 +39,7 @@ pub fn translate(message: &Message) -> Result<News, Invalid> {
 
 /// An event is named by where it was published: its exchange, or its queue on the default exchange. What was
 /// put back from the dead letters has lost that and is named by its `type`.
-fn name(message: &Message) -> &str {
+pub(crate) fn name(message: &Message) -> &str {
     let published = match message.exchange.as_str() {
         "" => &message.routing_key,
         exchange => exchange,

@@ -4,7 +4,7 @@ use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 use utoipa::ToSchema;
 
-use crate::{Error, Invalid, Result};
+use crate::{Error, Invalid, Result, sequences};
 
 /// Identifies a category.
 pub type CategoryId = i64;
@@ -147,6 +147,11 @@ pub async fn insert_product(tx: &mut PgConnection, new: &NewProduct) -> Result<P
                 .then(|| Error::broken("category_id", "must be the id of a category that exists"))
         })
     })
+}
+
+/// Gives no product an id up to this one any more: the order node knows products of these ids.
+pub async fn pass_over(tx: &mut PgConnection, newest: ProductId) -> Result<()> {
+    sequences::pass_over(tx, "products_id_seq", newest).await
 }
 
 const LIST_PRODUCTS: &str = "

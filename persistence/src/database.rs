@@ -11,7 +11,7 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, Postgr
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::sync::Notify;
 
-use crate::{Error, Result, outbox};
+use crate::{Error, Result, dead_letters, outbox};
 
 static AUTH: Migrator = sqlx::migrate!("./migrations/auth");
 static CATALOG: Migrator = sqlx::migrate!("./migrations/catalog");
@@ -19,6 +19,13 @@ static ORDER: Migrator = sqlx::migrate!("./migrations/order");
 
 /// How long a connection may be in the making, and how long one is waited for.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long a server may take to start.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long one statement may take where nobody else sets a limit: longer than the server's own, so that it is the server's
+/// word while it can be heard. A network that hangs says nothing.
+const STATEMENT_PATIENCE: Duration = Duration::from_secs(12);
 
 /// A connection that was not tried for longer is tried before it is used: the server may have gone meanwhile.
 const TRUSTED: Duration = Duration::from_secs(1);
@@ -75,6 +82,11 @@ impl Cluster {
                 ("statement_timeout", "10s"),
                 ("lock_timeout", "5s"),
                 ("idle_in_transaction_session_timeout", "30s"),
+                // It notices a node that has gone without a word, and lets go of what that held.
+                ("tcp_keepalives_idle", "5"),
+                ("tcp_keepalives_interval", "2"),
+                ("tcp_keepalives_count", "3"),
+                ("tcp_user_timeout", "10000"),
             ]);
         match self.echo {
             true => options.log_statements(tracing::log::LevelFilter::Info),
@@ -82,8 +94,17 @@ impl Cluster {
         }
     }
 
+    /// Waits for a server that is just starting, as after a crash: it says so.
     async fn connect(&self, database: &str) -> Result<PgConnection, sqlx::Error> {
-        connect(&self.options(database)).await
+        let since = Instant::now();
+        loop {
+            match connect(&self.options(database)).await {
+                Err(error) if is_starting(&error) && since.elapsed() < START_PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Makes the database, unless another replica was faster.
@@ -105,6 +126,17 @@ impl Cluster {
         connection.close().await
     }
 }
+
+/// Waits for the database, but not for ever.
+pub(crate) async fn within<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T> {
+    match tokio::time::timeout(STATEMENT_PATIENCE, work).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(Error::Away("the database does not answer".into())),
+    }
+}
+const MIGRATED: &str = "select to_regclass('_sqlx_migrations') is not null";
+
+const DONE: &str = "select version from _sqlx_migrations where success";
 
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
     match tokio::time::timeout(CONNECT_PATIENCE, options.connect()).await {
@@ -140,12 +172,32 @@ impl Database {
             .await?;
         schema.migrator().run(&mut connection).await?;
         connection.close().await?;
+        Ok(Database::pool(cluster, name))
+    }
 
+    /// Connects to a database as it is: nothing is made, and no table is changed.
+    pub async fn open_as_it_is(cluster: &Cluster, name: &str) -> Result<Database, sqlx::Error> {
+        cluster.connect(name).await?.close().await?;
+        Ok(Database::pool(cluster, name))
+    }
+
+    fn pool(cluster: &Cluster, name: &str) -> Database {
         let pool = PgPoolOptions::new()
             .max_connections(cluster.connections)
             .acquire_timeout(CONNECT_PATIENCE)
             .connect_lazy_with(cluster.options(name));
-        Ok(Database { pool, committed: Arc::default() })
+        Database { pool, committed: Arc::default() }
+    }
+
+    /// Whether it holds the tables that this program works with.
+    pub async fn is_up_to_date(&self, schema: Schema) -> Result<bool> {
+        let mut connection = self.pool.acquire().await?;
+        let migrated: bool = sqlx::query_scalar(MIGRATED).fetch_one(&mut *connection).await?;
+        if !migrated {
+            return Ok(false);
+        }
+        let done: Vec<i64> = sqlx::query_scalar(DONE).fetch_all(&mut *connection).await?;
+        Ok(schema.migrator().iter().all(|migration| done.contains(&migration.version)))
     }
 
     /// A connection to hold. It is opened at its first use.
@@ -160,7 +212,7 @@ impl Database {
 
     /// A connection that listens, and reconnects by itself.
     pub(crate) async fn listener(&self) -> Result<PgListener> {
-        Ok(PgListener::connect_with(&self.pool).await?)
+        within(PgListener::connect_with(&self.pool)).await
     }
 
     /// Resolves when something was committed here since the last call.
@@ -179,6 +231,11 @@ impl Database {
     /// How long the outbox is, and how many seconds its oldest event has waited.
     pub async fn backlog(&self) -> Result<(i64, f64)> {
         outbox::backlog(&mut *self.pool.acquire().await?).await
+    }
+
+    /// How many dead letters there are of each queue that has any.
+    pub async fn dead_letters(&self) -> Result<Vec<(String, i64)>> {
+        dead_letters::count(&mut *self.pool.acquire().await?).await
     }
 
     /// Waits until all that is in the outbox now was confirmed by the broker.
@@ -204,7 +261,15 @@ impl Database {
 }
 
 fn is_missing_database(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "3D000")
+    has_code(error, "3D000")
+}
+
+fn is_starting(error: &sqlx::Error) -> bool {
+    has_code(error, "57P03")
+}
+
+fn has_code(error: &sqlx::Error, code: &str) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|it| it == code)
 }
 
 /// A connection that its owner keeps from message to message, and replaces when it broke.
@@ -237,12 +302,42 @@ impl Session {
         Ok(self.held.insert(connection))
     }
 
+    /// Does `work` on the held connection, or gives the connection up when that takes longer than any statement should.
+    pub async fn within<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T>,
+    ) -> Result<T> {
+        let done = async { work(self.connection().await?).await };
+        match tokio::time::timeout(STATEMENT_PATIENCE, done).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                drop(self.held.take().map(PoolConnection::detach)); // it hangs
+                Err(Error::Away("the database does not answer".into()))
+            }
+        }
+    }
+
     /// Begins a transaction. It is rolled back when it is dropped before [`Transaction::commit`].
     pub async fn begin(&mut self) -> Result<Transaction<'_>> {
         self.connection().await?;
         let mut tx = Transaction { session: self, open: true };
         sqlx::raw_sql("begin").execute(&mut *tx).await?;
         Ok(tx)
+    }
+}
+
+/// An owner may end in the middle of a statement, or when its connection hangs: then nobody else shall get that.
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(connection) = self.held.take() {
+            tokio::spawn(give_back(connection));
+        }
+    }
+}
+
+async fn give_back(mut connection: PoolConnection<Postgres>) {
+    if !matches!(tokio::time::timeout(CONNECT_PATIENCE, connection.ping()).await, Ok(Ok(()))) {
+        drop(connection.detach());
     }
 }
 
@@ -277,7 +372,8 @@ impl Drop for Transaction<'_> {
 }
 
 async fn roll_back(mut connection: PoolConnection<Postgres>) {
-    if sqlx::raw_sql("rollback").execute(&mut *connection).await.is_err() {
+    let rolled_back = sqlx::raw_sql("rollback").execute(&mut *connection);
+    if !matches!(tokio::time::timeout(CONNECT_PATIENCE, rolled_back).await, Ok(Ok(_))) {
         drop(connection.detach()); // its end rolls back
     }
 }

@@ -22,6 +22,14 @@ pub enum Error {
     /// The state of things forbids it.
     #[error("{0}")]
     Conflict(String),
+    /// The same request is being worked on already.
+    #[error(
+        "a request with this Idempotency-Key is being worked on; ask for its answer in a moment"
+    )]
+    InFlight,
+    /// Another request has this name.
+    #[error("this Idempotency-Key belongs to another request; choose a new one")]
+    OtherRequest,
     /// Nobody, or somebody whose credentials are not good (any more).
     #[error("{0}")]
     Unauthorized(&'static str),
@@ -82,12 +90,13 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-/// Connection trouble, shutdown, exhausted resources, deadlocks and time limits: the same statement may succeed later.
+/// Connection trouble, a database that lets nobody in (now), shutdown, exhausted resources, deadlocks and time limits:
+/// the same statement may succeed later.
 /// Source: PostgreSQL, Appendix A, error codes.
 fn passes_by_itself(error: &dyn DatabaseError) -> bool {
     let code = error.code().unwrap_or_default();
-    ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class))
-        || ["25006", "25P03", "55P03"].contains(&code.as_ref())
+    ["08", "28", "3D", "40", "53", "57"].iter().any(|class| code.starts_with(class))
+        || ["25006", "25P03", "55000", "55P03"].contains(&code.as_ref())
 }
 
 /// A rule that a request breaks: which field, and what to do about it.

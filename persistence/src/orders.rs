@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use crate::catalog::ProductId;
 use crate::stock::{self, Movement};
 use crate::users::UserId;
-use crate::{BrokenRule, Error, Invalid, Result, Trace, customers};
+use crate::{At, BrokenRule, Error, Invalid, Result, Trace, customers};
 
 /// Identifies an order.
 pub type OrderId = i64;
@@ -246,8 +246,10 @@ fn decide<'n>(
     Ok(draft)
 }
 
+/// What was taken over may be more than there is; a product of version 0 is one of which nothing was heard yet.
 const LOCK_SHELF: &str = "
-    select id, name, price, quantity from products where id = any($1) order by id for no key update";
+    select id, name, price, greatest(quantity, 0) as quantity
+    from products where id = any($1) and version > 0 order by id for no key update";
 
 /// Numbers for so many orders and so many items, and the time.
 const NUMBER: &str = "
@@ -279,10 +281,14 @@ pub async fn place(
     new: &[&NewOrder],
 ) -> Result<Vec<Result<Order, Refusal>>> {
     let users: Vec<_> = new.iter().map(|new| new.user_id).collect();
-    let customers = customers::lock(tx, &users).await?.into_iter().collect();
+    let customers =
+        customers::lock(tx, &users).at("place: lock customers").await?.into_iter().collect();
     let products: Vec<_> = new.iter().flat_map(|new| &new.items).map(|item| item.product).collect();
-    let shelf: Vec<(ProductId, String, i64, i64)> =
-        sqlx::query_as(LOCK_SHELF).bind(&products).fetch_all(&mut *tx).await?;
+    let shelf: Vec<(ProductId, String, i64, i64)> = sqlx::query_as(LOCK_SHELF)
+        .bind(&products)
+        .fetch_all(&mut *tx)
+        .at("place: lock shelf")
+        .await?;
     let mut shelf = shelf
         .into_iter()
         .map(|(id, name, price, quantity)| (id, OnShelf { name, price, quantity }))
@@ -300,6 +306,7 @@ pub async fn place(
                 .unwrap_or_default(),
         )
         .fetch_one(&mut *tx)
+        .at("place: number")
         .await?;
     let (mut order_ids, mut item_ids) = (numbers.orders.into_iter(), numbers.items.into_iter());
     let mut sold = vec![];
@@ -350,6 +357,7 @@ async fn insert(tx: &mut PgConnection, orders: &[&Order]) -> Result<()> {
         .bind(items().map(|item| item.product.name.as_str()).collect::<Vec<_>>())
         .bind(items().map(|item| item.product.price).collect::<Vec<_>>())
         .execute(tx)
+        .at("place: insert")
         .await?;
     Ok(())
 }
@@ -381,7 +389,8 @@ struct Found {
 
 /// Finds an order with its items and its user.
 pub async fn find(connection: &mut PgConnection, id: OrderId) -> Result<Order> {
-    let mut rows: Vec<Found> = sqlx::query_as(FIND).bind(id).fetch_all(connection).await?;
+    let mut rows: Vec<Found> =
+        sqlx::query_as(FIND).bind(id).fetch_all(connection).at("find: order").await?;
     let items = rows.iter().map(|row| row.item.clone()).collect();
     let order = rows.pop().ok_or(Error::Missing("order"))?;
     Ok(Order {
@@ -400,7 +409,8 @@ const LOCK: &str = "select user_id from orders where id = $1 for no key update";
 
 /// Whose the order is; it stays as it is until the transaction ends.
 pub async fn lock(tx: &mut PgConnection, id: OrderId) -> Result<UserId> {
-    let owner = sqlx::query_scalar(LOCK).bind(id).fetch_optional(tx).await?;
+    let owner =
+        sqlx::query_scalar(LOCK).bind(id).fetch_optional(tx).at("update: lock order").await?;
     owner.ok_or(Error::Missing("order"))
 }
 
@@ -431,7 +441,12 @@ pub async fn set_quantity(
     item: ItemId,
     quantity: i64,
 ) -> Result<Item> {
-    let found = sqlx::query_as(FIND_ITEM).bind(order).bind(item).fetch_optional(&mut *tx).await?;
+    let found = sqlx::query_as(FIND_ITEM)
+        .bind(order)
+        .bind(item)
+        .fetch_optional(&mut *tx)
+        .at("update: find item")
+        .await?;
     let found: Option<FoundItem> = found;
     let FoundItem { mut item, total_price } = found.ok_or(Error::Missing("item of this order"))?;
     let more = quantity - item.product_quantity;
@@ -439,7 +454,7 @@ pub async fn set_quantity(
         return Ok(item);
     }
     let shelf = sqlx::query_as(LOCK_SHELF).bind([item.product_id]).fetch_one(&mut *tx);
-    let (_, name, _, left): (ProductId, String, i64, i64) = shelf.await?;
+    let (_, name, _, left): (ProductId, String, i64, i64) = shelf.at("update: lock shelf").await?;
     if left < more {
         let id = item.product_id;
         return Err(Error::Conflict(format!(
@@ -455,7 +470,7 @@ pub async fn set_quantity(
     };
     let set =
         sqlx::query(SET_QUANTITY).bind(order).bind(item.id).bind(quantity).bind(more).bind(price);
-    set.execute(&mut *tx).await?;
+    set.execute(&mut *tx).at("update: set quantity").await?;
     stock::sell(tx, vec![(Movement::sold(item.product_id, -more, order), Trace::current())])
         .await?;
     item.product_quantity = quantity;

@@ -4,7 +4,8 @@ use sqlx::postgres::PgListener;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
-use crate::{Database, Error, Event, Result, Trace};
+use crate::database::within;
+use crate::{At, Database, Error, Event, Result, Trace};
 
 /// An event that waits to be published.
 #[derive(Debug, Clone, FromRow)]
@@ -60,30 +61,37 @@ pub async fn append(tx: &mut PgConnection, entries: &[Entry]) -> Result<()> {
         .bind(bodies.map_err(|error| Error::Bug(error.into()))?)
         .bind(entries.iter().map(|entry| entry.trace.map(|t| t.to_string())).collect::<Vec<_>>())
         .execute(tx)
+        .at("outbox: append")
         .await?;
     Ok(())
 }
 
 /// How long the outbox is, and how many seconds its oldest event has waited.
 pub(crate) async fn backlog(connection: &mut PgConnection) -> Result<(i64, f64)> {
-    Ok(sqlx::query_as(BACKLOG).fetch_one(connection).await?)
+    Ok(sqlx::query_as(BACKLOG).fetch_one(connection).at("outbox: backlog").await?)
 }
 
 /// The newest event that waits, if any.
 pub(crate) async fn newest(connection: &mut PgConnection) -> Result<Option<i64>> {
-    Ok(sqlx::query_scalar("select max(id) from outbox").fetch_one(connection).await?)
+    let newest = sqlx::query_scalar("select max(id) from outbox").fetch_one(connection);
+    Ok(newest.at("outbox: newest").await?)
 }
 
 /// Whether an event up to this one still waits.
 pub(crate) async fn waits(connection: &mut PgConnection, up_to: i64) -> Result<bool> {
     let waits = "select exists (select from outbox where id <= $1)";
-    Ok(sqlx::query_scalar(waits).bind(up_to).fetch_one(connection).await?)
+    Ok(sqlx::query_scalar(waits).bind(up_to).fetch_one(connection).at("outbox: waits").await?)
 }
 
 const BACKLOG: &str = "
     select count(*), coalesce(extract(epoch from clock_timestamp() - min(created_at)), 0)::float8 from outbox";
 
 const LOCK: &str = "select pg_try_advisory_lock(hashtext('shop.outbox'))";
+
+/// The server ends the session of a leader that has gone without a word, so that another can lead. One that lives asks for
+/// more at least every few seconds.
+const LEADER: &str = "
+    select set_config(name, '20s', false) from pg_settings where name = 'idle_session_timeout'";
 
 const NEXT: &str = "
     select id, message_id, event, coalesce(version, id) as version, body, traceparent,
@@ -106,16 +114,18 @@ pub struct Reader {
 impl Reader {
     /// Opens connections of its own.
     pub async fn open(database: &Database) -> Result<Reader> {
-        let mut hints = database.listener().await?;
-        hints.listen("outbox").await?;
-        let connection = database.connect().await?;
+        let mut hints = database.listener().at("outbox: open hints").await?;
+        within(hints.listen("outbox")).at("outbox: listen").await?;
+        let mut connection = database.connect().at("outbox: connect").await?;
+        within(sqlx::raw_sql(LEADER).execute(&mut connection)).at("outbox: set limit").await?;
         Ok(Reader { database: database.clone(), connection, hints, leads: false })
     }
 
     /// Whether this reader is the one that may publish. Once it is, it stays so for its life.
     pub async fn lead(&mut self) -> Result<bool> {
         if !self.leads {
-            self.leads = sqlx::query_scalar(LOCK).fetch_one(&mut self.connection).await?;
+            let lead = sqlx::query_scalar(LOCK).fetch_one(&mut self.connection);
+            self.leads = within(lead).at("outbox: lead").await?;
         }
         Ok(self.leads)
     }
@@ -124,13 +134,14 @@ impl Reader {
     pub async fn next(&mut self, in_flight: &[i64], limit: usize) -> Result<Vec<Waiting>> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let next = sqlx::query_as(NEXT).bind(in_flight).bind(limit);
-        Ok(next.fetch_all(&mut self.connection).await?)
+        within(next.fetch_all(&mut self.connection)).at("outbox: next").await
     }
 
     /// Forgets what the broker has confirmed. By their ids: ids are not in the order of commits,
     /// so there may be gaps below them that fill later.
     pub async fn delete(&mut self, ids: &[i64]) -> Result<()> {
-        sqlx::query(DELETE).bind(ids).execute(&mut self.connection).await?;
+        let delete = sqlx::query(DELETE).bind(ids).execute(&mut self.connection);
+        within(delete).at("outbox: delete").await?;
         Ok(())
     }
 
@@ -146,7 +157,8 @@ impl Reader {
     /// Tells the replica that leads that something was committed here. Apart from the commit itself,
     /// because a transaction that notifies makes all others of its kind queue up behind it.
     pub async fn hint(&mut self) -> Result<()> {
-        sqlx::raw_sql("notify outbox").execute(&mut self.connection).await?;
+        let hint = sqlx::raw_sql("notify outbox").execute(&mut self.connection);
+        within(hint).at("outbox: hint").await?;
         Ok(())
     }
 }

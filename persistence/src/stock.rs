@@ -5,25 +5,33 @@
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
+use sqlx::{FromRow, PgConnection};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::catalog::{CategoryId, ProductId};
+use crate::orders::OrderId;
 use crate::outbox::{self, Entry};
-use crate::{Error, Event, Result, Trace};
+use crate::{At, Error, Event, Result, Trace, sequences};
 
 /// A movement of stock.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, FromRow, ToSchema)]
 pub struct Movement {
     /// Unique to the movement, on every node.
     pub id: Uuid,
     /// What moved.
+    #[schema(example = 7)]
     pub product_id: ProductId,
     /// How many pieces came (positive) or went (negative).
+    #[schema(example = -1)]
     pub delta: i64,
     /// Why, for whoever reads the ledger.
+    #[schema(example = "order 12")]
     pub cause: String,
 }
+
+/// Stands before the cause of a movement whose order this database no longer has.
+const TAKEN_OVER: &str = "taken over: ";
 
 impl Movement {
     /// Stock that came with a version of a product; its id follows from both, so it is the same on every node.
@@ -38,7 +46,7 @@ impl Movement {
     }
 
     /// Stock that an order took, or gave back.
-    pub fn sold(product_id: ProductId, delta: i64, order: crate::orders::OrderId) -> Movement {
+    pub fn sold(product_id: ProductId, delta: i64, order: OrderId) -> Movement {
         Movement { id: Uuid::now_v7(), product_id, delta, cause: format!("order {order}") }
     }
 }
@@ -86,13 +94,14 @@ const APPLY: &str = "
 /// The catalog node: writes movements into the ledger, each once, and moves the products' quantities with them.
 pub async fn apply(tx: &mut PgConnection, movements: &[Movement]) -> Result<()> {
     let products: Vec<_> = movements.iter().map(|movement| movement.product_id).collect();
-    sqlx::query(LOCK_PRODUCTS).bind(&products).execute(&mut *tx).await?;
+    sqlx::query(LOCK_PRODUCTS).bind(&products).execute(&mut *tx).at("stock: lock products").await?;
     sqlx::query(APPLY)
         .bind(movements.iter().map(|movement| movement.id).collect::<Vec<_>>())
         .bind(&products)
         .bind(movements.iter().map(|movement| movement.delta).collect::<Vec<_>>())
         .bind(movements.iter().map(|movement| movement.cause.as_str()).collect::<Vec<_>>())
         .execute(tx)
+        .at("stock: apply")
         .await?;
     Ok(())
 }
@@ -116,6 +125,7 @@ pub async fn sell(tx: &mut PgConnection, sold: Vec<(Movement, Option<Trace>)>) -
         .bind(movements().map(|movement| movement.delta).collect::<Vec<_>>())
         .bind(movements().map(|movement| movement.cause.as_str()).collect::<Vec<_>>())
         .execute(&mut *tx)
+        .at("stock: sell")
         .await?;
     let entries: Vec<_> = sold
         .into_iter()
@@ -129,6 +139,56 @@ const MAKE_ROOM: &str = "
     insert into products (id, name, price, category_id, stocked, quantity, version)
     select id, '', 0, 0, 0, 0, 0 from unnest($1::bigint[]) as id order by id
     on conflict (id) do nothing";
+
+/// A movement that this node knows changes nothing.
+const TAKE_OVER: &str = "
+    with missing as (
+        insert into stock_movements (id, product_id, delta, cause)
+        select sold.id, product_id, delta, case when orders.id is null then $6 else '' end || cause
+        from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[])
+             as sold (id, product_id, delta, cause, order_id)
+        left join orders on orders.id = order_id
+        on conflict (id) do nothing
+        returning product_id, delta
+    ),
+    sums as (
+        select product_id, sum(delta)::bigint as delta, count(*) from missing group by product_id
+    ),
+    moved as (
+        update products
+        set quantity = quantity + sums.delta, taken_over = taken_over - sums.delta
+        from sums where products.id = sums.product_id
+    )
+    select coalesce(sum(count), 0)::bigint from sums";
+
+/// The order node: takes over sales that the catalog remembers and this database does not, because it is younger
+/// than they are or was restored from before them. Says how many these were. A product that this node has not heard
+/// of is not for sale before it has, so nothing of what is sold is sold again.
+pub async fn take_over(tx: &mut PgConnection, sold: &[Movement]) -> Result<i64> {
+    let cause = |movement: &Movement| {
+        movement.cause.strip_prefix(TAKEN_OVER).unwrap_or(&movement.cause).to_owned()
+    };
+    let causes: Vec<String> = sold.iter().map(cause).collect();
+    let order = |cause: &String| cause.strip_prefix("order ")?.parse().ok();
+    let orders: Vec<Option<OrderId>> = causes.iter().map(order).collect();
+    let products: Vec<_> = sold.iter().map(|movement| movement.product_id).collect();
+    if let Some(newest) = orders.iter().flatten().max() {
+        let pass_over = sequences::pass_over(tx, "orders_id_seq", *newest);
+        pass_over.at("take over: pass over orders").await?;
+    }
+    let make_room = sqlx::query(MAKE_ROOM).bind(&products).execute(&mut *tx);
+    make_room.at("take over: make room").await?;
+    let lock = sqlx::query(LOCK_OFFERS).bind(&products).execute(&mut *tx);
+    lock.at("take over: lock").await?;
+    let missing = sqlx::query_scalar(TAKE_OVER)
+        .bind(sold.iter().map(|movement| movement.id).collect::<Vec<_>>())
+        .bind(&products)
+        .bind(sold.iter().map(|movement| movement.delta).collect::<Vec<_>>())
+        .bind(&causes)
+        .bind(&orders)
+        .bind(TAKEN_OVER);
+    Ok(missing.fetch_one(tx).at("take over: move").await?)
+}
 
 const LOCK_OFFERS: &str = "
     select id, version from products where id = any($1) order by id for no key update";
@@ -152,8 +212,9 @@ const OFFER: &str = "
 /// before is a movement.
 pub async fn offer(tx: &mut PgConnection, news: &[News]) -> Result<()> {
     let ids: Vec<_> = news.iter().map(|news| news.offer.id).collect();
-    sqlx::query(MAKE_ROOM).bind(&ids).execute(&mut *tx).await?;
-    let known = sqlx::query_as(LOCK_OFFERS).bind(&ids).fetch_all(&mut *tx).await?;
+    sqlx::query(MAKE_ROOM).bind(&ids).execute(&mut *tx).at("stock: make room").await?;
+    let known =
+        sqlx::query_as(LOCK_OFFERS).bind(&ids).fetch_all(&mut *tx).at("stock: lock offers").await?;
     let mut versions: HashMap<ProductId, i64> = known.into_iter().collect();
     let mut newest: HashMap<ProductId, &News> = HashMap::new();
     for item in news {
@@ -177,6 +238,7 @@ pub async fn offer(tx: &mut PgConnection, news: &[News]) -> Result<()> {
         .bind(news.iter().map(|news| news.version).collect::<Vec<_>>())
         .bind(news.iter().map(movement).collect::<Vec<_>>())
         .execute(tx)
+        .at("stock: offer")
         .await
         .map_err(|error| {
             Error::on_constraint(error, |constraint| {

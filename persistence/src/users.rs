@@ -34,7 +34,7 @@ impl Role {
 }
 
 /// A user, as everybody who may see it sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, FromRow, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, FromRow, ToSchema)]
 pub struct User {
     /// Identifies the user, on every node.
     #[schema(value_type = uuid::Uuid)]

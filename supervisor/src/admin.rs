@@ -40,13 +40,13 @@ pub async fn create(config: &Config, username: String, email: String) -> anyhow:
 }
 
 /// The embedded PostgreSQL: of the shop that runs, or started for the occasion.
-enum Reached {
+pub(crate) enum Reached {
     Running(Cluster),
     Started(EmbeddedPostgres),
 }
 
 impl Reached {
-    async fn reach(config: &Config) -> anyhow::Result<Reached> {
+    pub(crate) async fn reach(config: &Config) -> anyhow::Result<Reached> {
         let home = Home::choose(&config.embedded.directory)?;
         match Postgres::running(&home.postgres())? {
             Some((socket, port)) => Ok(Reached::Running(EmbeddedPostgres::cluster(&socket, port)?)),
@@ -54,7 +54,7 @@ impl Reached {
         }
     }
 
-    fn cluster(&self) -> &Cluster {
+    pub(crate) fn cluster(&self) -> &Cluster {
         match self {
             Reached::Running(cluster) => cluster,
             Reached::Started(postgres) => &postgres.cluster,
@@ -75,13 +75,13 @@ async fn make(
     if let Some(found) = users.find_credentials(name.clone()).await? {
         let same = found.user.email.to_lowercase() == address.to_lowercase();
         ensure!(same, "the user {name} has another address; give the one that it signed up with");
-        users.set_role(found.user.id, Role::Admin).await?;
+        users.set_role(found.user.id, Role::Admin, None).await?;
         return Ok(format!("{name} is an administrator now; the password stays as it was"));
     }
     let password = Password::parse(ask_password()?).map_err(wrong("password"))?;
     let passwords = Passwords::start(1, config.auth.bcrypt_cost, 1)?;
     let password_hash = passwords.hash(password).await?;
-    users.register(NewUser { username, email, password_hash, role: Role::Admin }).await?;
+    users.register(NewUser { username, email, password_hash, role: Role::Admin }, None).await?;
     Ok(format!("{name} is an administrator now"))
 }
 

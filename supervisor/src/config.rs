@@ -38,7 +38,9 @@ pub struct Config {
     pub rabbitmq: Rabbitmq,
     pub actors: Actors,
     pub http: Http,
+    pub idempotency: Idempotency,
     pub log: Log,
+    pub cluster: Cluster,
     pub auth: Auth,
     pub catalog: Node,
     pub order: Node,
@@ -84,6 +86,7 @@ pub struct Rabbitmq {
     pub vhost: String,
     pub prefix: String,
     pub prefetch: u16,
+    pub most_tries: u32,
     pub delivery_limit: u32,
 }
 
@@ -103,6 +106,12 @@ pub struct Http {
 
 #[derive(Clone, Debug, Deserialize)]
 #[expect(missing_docs, reason = "config.toml explains every key")]
+pub struct Idempotency {
+    pub kept_for_seconds: u32,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "config.toml explains every key")]
 pub struct Log {
     pub level: String,
     pub format: Format,
@@ -115,6 +124,14 @@ pub struct Log {
 pub enum Format {
     Text,
     Json,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "config.toml explains every key")]
+pub struct Cluster {
+    pub auth_url: String,
+    pub catalog_url: String,
+    pub order_url: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -237,10 +254,17 @@ impl Config {
         )?;
         within("jwt.verified_for_seconds", self.jwt.verified_for_seconds.into(), 0, 3600)?;
         within("rabbitmq.prefetch", self.rabbitmq.prefetch.into(), 1, 10_000)?;
+        within("rabbitmq.most_tries", self.rabbitmq.most_tries.into(), 0, 1000)?;
         within("rabbitmq.delivery_limit", self.rabbitmq.delivery_limit.into(), 1, 1000)?;
         within("actors.mailbox_capacity", self.actors.mailbox_capacity as u64, 1, 1_000_000)?;
         within("actors.answer_timeout_ms", self.actors.answer_timeout_ms, 100, 60_000)?;
         within("http.body_limit_bytes", self.http.body_limit_bytes as u64, 1024, 1 << 30)?;
+        within(
+            "idempotency.kept_for_seconds",
+            self.idempotency.kept_for_seconds.into(),
+            1,
+            31_536_000,
+        )?;
         within("http.in_flight", self.http.in_flight as u64, 1, 1_000_000)?;
         for (node, owners, database) in [
             ("auth", self.auth.owners, &self.auth.database),

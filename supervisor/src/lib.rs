@@ -2,11 +2,14 @@
 
 pub mod admin;
 pub mod config;
+pub mod dead_letters;
 pub mod embedded;
 pub mod log;
+pub mod resync;
 mod shop;
 mod supervisor;
 mod tree;
+pub mod verify;
 
 pub use config::Config;
 pub use shop::{Node, Shop};

@@ -1,4 +1,4 @@
-//! `shop`: runs a shop or one of its nodes, and makes administrators.
+//! `shop`: runs a shop or one of its nodes, compares and repairs their books, deals with dead letters, makes administrators.
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -8,12 +8,12 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use secrecy::ExposeSecret;
 use shop_supervisor::config::Format;
-use shop_supervisor::{Config, Node, Shop, admin, log};
+use shop_supervisor::{Config, Node, Shop, admin, dead_letters, log, resync, verify};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// An online shop's back end: three nodes of supervised actors, in one process or in many.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "shop", version)]
 struct Arguments {
     /// The configuration; without it `config.toml` of the working directory, if there is one.
     #[arg(long, global = true, value_name = "FILE")]
@@ -29,9 +29,25 @@ enum Command {
         /// The one node to run.
         node: Option<Node>,
     },
+    /// Compares the books of the three nodes: prints a table, and every difference in a line of its own. Ends with 1 when
+    /// there is one, and with 2 when a database cannot be reached. Changes nothing, and works whether the shop runs or not.
+    Verify,
+    /// Has a node's copies of users, products and sales made anew from their source, by the node that runs.
+    Resync {
+        /// The one node whose copies; without it, catalog and order.
+        node: Option<Copier>,
+    },
     /// Administrators.
     #[command(subcommand)]
     Admin(Admin),
+    /// Messages that could not be applied.
+    DeadLetters {
+        /// The one node to look at.
+        #[arg(long, global = true)]
+        node: Option<Node>,
+        #[command(subcommand)]
+        command: dead_letters::Command,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -46,6 +62,13 @@ enum Admin {
         #[arg(long)]
         email: String,
     },
+}
+
+/// A node that has copies.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Copier {
+    Catalog,
+    Order,
 }
 
 fn main() -> ExitCode {
@@ -67,9 +90,37 @@ async fn start(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command.unwrap_or(Command::Run { node: None }) {
         Command::Run { node: None } => run(&config, &Node::ALL).await,
         Command::Run { node: Some(node) } => run(&config, &[node]).await,
+        Command::Verify => Ok(verify(&config).await),
+        Command::Resync { node } => {
+            let nodes: &[Node] = match node {
+                Some(Copier::Catalog) => &[Node::Catalog],
+                Some(Copier::Order) => &[Node::Order],
+                None => &[Node::Catalog, Node::Order],
+            };
+            resync::resync(&config, nodes, |line| println!("{line}")).await?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Admin(Admin::Create { username, email }) => {
             println!("{}", admin::create(&config, username, email).await?);
             Ok(ExitCode::SUCCESS)
+        }
+        Command::DeadLetters { node, command } => {
+            let nodes = node.map_or(Node::ALL.to_vec(), |node| vec![node]);
+            println!("{}", dead_letters::run(&config, &nodes, command).await?);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+async fn verify(config: &Config) -> ExitCode {
+    match verify::verify(config, verify::PATIENCE).await {
+        Ok(ledger) => {
+            print!("{ledger}");
+            ExitCode::from(u8::from(!ledger.balanced))
+        }
+        Err(error) => {
+            eprintln!("shop: {error:#}");
+            ExitCode::from(2)
         }
     }
 }

@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use shop_actors::passwords::{Password, Passwords};
 use shop_actors::users::Users;
 use shop_actors::{Handled, Metrics, Service, launch};
-use shop_http::{self as http, Doors, Limits, Tokens};
+use shop_http::{self as http, Doors, Limits, Peers, Tokens};
 use shop_messaging::{Broker, Bus, Rabbit, RabbitConfig};
 use shop_persistence::users::{Email, NewUser, Role, Username};
 use shop_persistence::{Cluster, Database, Invalid, Schema};
@@ -47,7 +47,7 @@ impl Node {
         }
     }
 
-    fn schema(self) -> Schema {
+    pub(crate) fn schema(self) -> Schema {
         match self {
             Node::Auth => Schema::Auth,
             Node::Catalog => Schema::Catalog,
@@ -133,7 +133,8 @@ impl Shop {
             Broker::Rabbit(_) => None,
         };
         let doors = Doors::default();
-        let auth_url = auth_url(config, &addresses);
+        let [auth_url, catalog_url, order_url] =
+            Node::ALL.map(|node| url(node, config, &addresses));
 
         // All of them before anything is written to one.
         let mut databases = vec![];
@@ -144,24 +145,25 @@ impl Shop {
         let mut branches: Vec<Child> = vec![];
         let mut made_up_password = None;
         for ((node, listener), database) in listeners.into_iter().zip(databases.clone()) {
+            let auth_url = match node {
+                Node::Catalog if !config.catalog.auth_url.is_empty() => &config.catalog.auth_url,
+                Node::Order if !config.order.auth_url.is_empty() => &config.order.auth_url,
+                _ => &auth_url,
+            };
             let parts = tree::Node {
                 name: node.name(),
                 database,
+                schema: node.schema(),
                 broker: broker.clone(),
                 prefetch: config.rabbitmq.prefetch,
+                most_tries: config.rabbitmq.most_tries,
                 listener,
                 doors: doors.clone(),
                 tokens: tokens.clone(),
-                auth_url: match node {
-                    Node::Catalog if !config.catalog.auth_url.is_empty() => {
-                        config.catalog.auth_url.clone()
-                    }
-                    Node::Order if !config.order.auth_url.is_empty() => {
-                        config.order.auth_url.clone()
-                    }
-                    _ => auth_url.clone(),
-                },
+                auth_url: auth_url.clone(),
+                peers: Peers::new(node.name(), &tokens, auth_url, &catalog_url, &order_url)?,
                 verified_for: Duration::from_secs(config.jwt.verified_for_seconds.into()),
+                answers_kept_for: Duration::from_secs(config.idempotency.kept_for_seconds.into()),
                 owners: node.owners(config),
                 mailbox_capacity: config.actors.mailbox_capacity,
                 answer_timeout: Duration::from_millis(config.actors.answer_timeout_ms),
@@ -301,12 +303,20 @@ fn broker(config: &Config, nodes: &[Node]) -> Broker {
     }))
 }
 
-/// Where the auth node is, when nothing else is said: in this process, or where it would be by this configuration.
-fn auth_url(config: &Config, addresses: &[(Node, SocketAddr)]) -> String {
-    let here = addresses.iter().find(|(node, _)| *node == Node::Auth).map(|(_, address)| *address);
+/// Where a node is: where the configuration says, else in this process, else where it would listen by this configuration.
+fn url(node: Node, config: &Config, addresses: &[(Node, SocketAddr)]) -> String {
+    let said = match node {
+        Node::Auth => &config.cluster.auth_url,
+        Node::Catalog => &config.cluster.catalog_url,
+        Node::Order => &config.cluster.order_url,
+    };
+    if !said.is_empty() {
+        return said.clone();
+    }
+    let here = addresses.iter().find(|(other, _)| *other == node).map(|(_, address)| *address);
     let (host, port) = match here {
         Some(address) => (address.ip().to_string(), address.port()),
-        None => (config.auth.http.host.clone(), config.auth.http.port),
+        None => (node.listen(config).host.clone(), node.listen(config).port),
     };
     match host.as_str() {
         "0.0.0.0" => format!("http://127.0.0.1:{port}"),

@@ -10,7 +10,9 @@ use amqprs::{
 use futures::FutureExt;
 use shop_messaging::{
     Broker, Bus, Consumer, Delivery, Error, Message, Publisher, Rabbit, RabbitConfig,
-    topology::{self, CATALOG_USERS, ORDER_USERS, PRODUCT_CREATED, STOCK_MOVED, USER_EVENTS},
+    topology::{
+        self, CATALOG_USERS, ORDER_USERS, PRODUCT_CREATED, STOCK_MOVED, UNDELIVERABLE, USER_EVENTS,
+    },
 };
 use shop_tests::rabbitmq::RabbitMq;
 use tokio::{
@@ -20,6 +22,8 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
+
+use crate::shop::{eventually, same};
 
 const DELIVERY_LIMIT: u32 = 3;
 
@@ -49,6 +53,7 @@ promises! {
     a_closed_consumers_deliveries_come_again
     a_dropped_consumers_deliveries_come_again
     a_parked_delivery_holds_nothing_up
+    a_dead_letter_tells_when_and_after_how_many_tries_it_failed
     too_many_tries_end_among_the_dead_letters
     user_events_reach_both_nodes_in_order
     all_up_to_a_tag_are_acknowledged_at_once
@@ -178,6 +183,42 @@ async fn a_parked_delivery_holds_nothing_up(broker: Broker) {
         let letter = soon(dead.next()).await.unwrap();
         let reason = Some("no such role: ЦАРЬ".to_owned());
         assert_eq!(letter.message, Message { reason, ..user_event("user_created", n) });
+    }
+}
+
+async fn a_dead_letter_tells_when_and_after_how_many_tries_it_failed(broker: Broker) {
+    let (mut publisher, mut consumer) = open(&broker, PRODUCT_CREATED, 1).await;
+    let since = shop_persistence::date() - Duration::from_secs(2); // RabbitMQ counts seconds
+    for n in 0..3 {
+        let traceparent = Some(format!("trace-{n}"));
+        soon(publisher.publish(n, Message { traceparent, ..product(n) })).await.unwrap();
+    }
+    let first = soon(consumer.next()).await.unwrap();
+    soon(consumer.park(first, "at once")).await.unwrap();
+    let second = soon(consumer.next()).await.unwrap();
+    soon(consumer.retry(second.tag)).await.unwrap();
+    let second = soon(consumer.next()).await.unwrap();
+    soon(consumer.park(second, "at the second try")).await.unwrap();
+    for _ in 0..=DELIVERY_LIMIT {
+        let third = soon(consumer.next()).await.unwrap();
+        soon(consumer.retry(third.tag)).await.unwrap();
+    }
+    let mut dead = soon(broker.consumer(&topology::dead(PRODUCT_CREATED), 1)).await.unwrap();
+    for (n, tries) in [1, 2, DELIVERY_LIMIT + 1].into_iter().enumerate() {
+        let letter = soon(dead.next()).await.unwrap();
+        let postmark = dead.postmark(letter.tag);
+        assert_eq!(postmark.tries, tries, "{postmark:?}");
+        let failed_at = postmark.failed_at.unwrap();
+        assert!(failed_at > since && failed_at <= shop_persistence::date(), "{postmark:?}");
+        assert_eq!(postmark.headers["version"], n, "{postmark:?}");
+        assert_eq!(postmark.headers["traceparent"], format!("trace-{n}"), "{postmark:?}");
+        assert_eq!(postmark.properties["message_id"], format!("id-{n}"), "{postmark:?}");
+        // Handed out again, it is the same.
+        soon(dead.retry(letter.tag)).await.unwrap();
+        let again = soon(dead.next()).await.unwrap();
+        assert_eq!(dead.postmark(again.tag).failed_at, postmark.failed_at);
+        assert_eq!(dead.postmark(again.tag).tries, tries);
+        soon(dead.ack(again.tag)).await.unwrap();
     }
 }
 
@@ -322,8 +363,7 @@ async fn ten_thousand_pass_through_a_window(broker: Broker) {
 
 #[tokio::test]
 async fn the_bus_confirms_what_every_queue_is_done_with() {
-    let bus = Bus::new(DELIVERY_LIMIT);
-    let broker = Broker::Bus(bus.clone());
+    let broker = Broker::Bus(Bus::new(DELIVERY_LIMIT));
     let (mut publisher, mut catalog) = open(&broker, CATALOG_USERS, 10).await;
     let mut order = broker.consumer(ORDER_USERS, 10).await.unwrap();
     publisher.publish(1, user_event("user_created", 1)).await.unwrap();
@@ -333,9 +373,17 @@ async fn the_bus_confirms_what_every_queue_is_done_with() {
     assert!(publisher.settled().now_or_never().is_none());
     let delivery = order.next().await.unwrap();
     order.park(delivery, "broken").await.unwrap();
+    assert!(publisher.settled().now_or_never().is_none(), "the bus alone has it now");
+    let mut dead = broker.consumer(&topology::dead(ORDER_USERS), 10).await.unwrap();
+    let letter = dead.next().await.unwrap();
+    assert_eq!(letter.message.reason.as_deref(), Some("broken"));
+    dead.retry(letter.tag).await.unwrap();
+    assert!(publisher.settled().now_or_never().is_none());
+    let letter = dead.next().await.unwrap();
+    dead.ack(letter.tag).await.unwrap();
     assert_eq!(publisher.settled().await.unwrap(), [1]);
-    assert!(bus.dead_letters(CATALOG_USERS).is_empty());
-    assert_eq!(bus.dead_letters(ORDER_USERS)[0].reason.as_deref(), Some("broken"));
+    let mut none = broker.consumer(&topology::dead(CATALOG_USERS), 10).await.unwrap();
+    assert!(none.try_next().is_none());
 }
 
 #[tokio::test]
@@ -467,15 +515,35 @@ async fn an_unreadable_message_takes_no_other_with_it() {
                 }
             }
         }
+        // Nor among the dead letters.
+        soon(publisher.publish(20, product(20))).await.unwrap();
+        let mut consumer = soon(broker.consumer(PRODUCT_CREATED, 10)).await.unwrap();
+        let behind = soon(consumer.next()).await.unwrap();
+        soon(consumer.park(behind, "broken")).await.unwrap();
+        let dead = topology::dead(PRODUCT_CREATED);
+        let taking = async {
+            loop {
+                let Ok(mut consumer) = broker.consumer(&dead, 10).await else { continue };
+                while let Ok(letter) = consumer.next().await {
+                    assert_eq!(number(&letter), 20);
+                    consumer.ack(letter.tag).await.ok();
+                }
+            }
+        };
         let (connection, channel) = connect(&config).await;
-        for (queue, count) in
-            [(PRODUCT_CREATED.to_owned(), 0), (topology::dead(PRODUCT_CREATED), 1)]
-        {
+        let length = async |queue: &str| {
             let passive = QueueDeclareArguments::new(&format!("{}{queue}", config.prefix))
                 .passive(true)
                 .finish();
-            let declared = channel.queue_declare(passive).await.unwrap();
-            assert_eq!(declared.unwrap().1, count, "{queue}");
+            channel.queue_declare(passive).await.unwrap().unwrap().1
+        };
+        let alone = eventually(async || {
+            let lengths = (length(PRODUCT_CREATED).await, length(&dead).await);
+            same((lengths, length(UNDELIVERABLE).await), ((0, 0), 1))
+        });
+        tokio::select! {
+            () = taking => {}
+            _ = alone => {}
         }
         connection.close().await.unwrap();
     })

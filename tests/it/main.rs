@@ -2,14 +2,38 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+/// Promises of a shop, each kept on the bus and over RabbitMQ alike.
+macro_rules! on_both_brokers {
+    ($($promise:ident)*) => {
+        mod on_the_bus {
+            $(#[tokio::test]
+            async fn $promise() {
+                super::$promise(super::TestShop::over(super::Over::Bus).await).await;
+            })*
+        }
+        mod over_rabbitmq {
+            $(#[tokio::test]
+            async fn $promise() {
+                super::$promise(super::TestShop::over(super::Over::RabbitMq).await).await;
+            })*
+        }
+    };
+}
+
 mod shop;
 
 mod brokers;
 mod catalog;
+mod convergence;
+mod dead_letters;
 mod events;
 mod flow;
+mod idempotency;
+mod ledger;
 mod operations;
 mod orders;
+mod outage;
 mod processes;
 mod replicas;
+mod resync;
 mod users;

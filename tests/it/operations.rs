@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::json;
 use shop_supervisor::Node;
 
-use crate::shop::{Answer, Client, TestShop};
+use crate::shop::{Answer, Client, Over, Settings, TestShop, eventually, same};
 
 /// A call with a body, for everybody who may make it.
 const WITH_BODY: [(Node, Method, &str); 8] = [
@@ -23,8 +23,11 @@ async fn every_node_says_that_it_is_well() {
     let shop = TestShop::start().await;
     for node in Node::ALL {
         for path in ["/", "/health/live", "/health/ready", "/health/ready/"] {
-            let answer = shop.nobody().get(node, path).await.expect(200);
-            assert_eq!(answer, json!({"status": "ok"}), "{node:?} {path}");
+            // Ready as soon as there is a broker.
+            eventually(async || {
+                same(shop.nobody().get(node, path).await.json(), json!({"status": "ok"}))
+            })
+            .await;
         }
         assert!(!node.database(&shop.settings.config()).echo, "statements are not logged unasked");
     }
@@ -33,7 +36,7 @@ async fn every_node_says_that_it_is_well() {
 
 #[tokio::test]
 async fn every_node_has_metrics() {
-    let shop = TestShop::start().await;
+    let shop = TestShop::with(Settings::alone(Over::Bus).await).await;
     let (admin, anna) = (shop.admin().await, shop.user("anna").await);
     let teapot = admin.product(1990, 10).await;
     anna.order(&[(&teapot, 1)]).await.expect(201);
@@ -100,11 +103,24 @@ async fn every_call_is_documented() {
         ),
         (Node::Order, &["post /order", "get /order/{order_id}", "put /update_order/{order_id}"]),
     ];
+    let on_every_node = [
+        "get /admin/dead-letters",
+        "get /admin/dead-letters/{id}",
+        "post /admin/dead-letters/{id}/redrive",
+        "delete /admin/dead-letters/{id}",
+    ];
     for (node, calls) in calls {
         let api = shop.nobody().get(node, "/openapi.json").await.expect(200);
         let version = api["openapi"].as_str().unwrap_or_default();
         assert!(version.starts_with("3.1"), "{version}");
-        for call in calls {
+        let books = [
+            "get /admin/ledger",
+            "get /admin/books/people",
+            "get /admin/books/products",
+            "get /admin/books/movements",
+            "get /admin/books/summary",
+        ];
+        for call in calls.iter().chain(&on_every_node).chain(&books) {
             let (method, path) = call.split_once(' ').expect("a method and a path");
             let paths = &api["paths"];
             let call = [path, &format!("{path}/")].map(|path| paths[path][method].is_object());

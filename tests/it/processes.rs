@@ -12,6 +12,7 @@ use shop_supervisor::Node;
 use shop_tests::{Folder, free_port};
 use sqlx::PgConnection;
 use tokio::sync::OnceCell;
+use uuid::Uuid;
 
 use crate::flow;
 use crate::shop::{Client, Over, PASSWORD, Settings, Urls, eventually, same};
@@ -19,28 +20,23 @@ use crate::shop::{Client, Over, PASSWORD, Settings, Urls, eventually, same};
 /// The release binary, built when first asked for: nothing is done where it is up to date.
 async fn binary() -> &'static Path {
     static BINARY: OnceCell<PathBuf> = OnceCell::const_new();
-    let build = async || {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
-        let mut build = tokio::process::Command::new(cargo);
-        build.args(["build", "--release", "--locked", "--bin", "shop"]).current_dir(&root);
-        assert!(build.status().await.expect("cargo").success(), "the release binary is not built");
-        let target =
-            std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
-        target.join("release/shop").canonicalize().expect("the release binary")
-    };
+    let build = async || shop_tests::release_binary().await.expect("the release binary");
     BINARY.get_or_init(build).await
 }
 
 /// `shop` in a process of its own. Killed when dropped.
-struct Process {
+pub struct Process {
     child: Child,
     folder: PathBuf,
     name: String,
 }
 
 impl Process {
-    async fn start(folder: &Folder, arguments: &[&str], variables: &[(String, String)]) -> Process {
+    pub async fn start(
+        folder: &Folder,
+        arguments: &[&str],
+        variables: &[(String, String)],
+    ) -> Process {
         let folder = folder.path().to_owned();
         let name = if arguments.is_empty() { "all".to_owned() } else { arguments.join("-") };
         let file = |end: &str| File::create(folder.join(format!("{name}.{end}"))).unwrap();
@@ -66,7 +62,7 @@ impl Process {
     }
 
     /// SIGTERM, and what it ends with.
-    async fn stop(mut self) -> ExitStatus {
+    pub async fn stop(mut self) -> ExitStatus {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
         self.ended().await
@@ -96,7 +92,7 @@ impl Drop for Process {
 }
 
 /// Three nodes on ports that stay theirs, to be started as processes.
-async fn on_fixed_ports(over: Over) -> (Settings, Urls) {
+pub async fn on_fixed_ports(over: Over) -> (Settings, Urls) {
     let mut settings = Settings::new(over).await;
     let ports = Node::ALL.map(|node| (node, free_port()));
     for (node, port) in ports {
@@ -107,7 +103,7 @@ async fn on_fixed_ports(over: Over) -> (Settings, Urls) {
     (settings, Urls::new(|node| format!("http://127.0.0.1:{}", port(node))))
 }
 
-async fn ready(client: &Client, node: Node) {
+pub async fn ready(client: &Client, node: Node) {
     eventually(|| async {
         let request = client.request(reqwest::Method::GET, node, "/health/ready");
         match request.send().await {
@@ -135,6 +131,46 @@ async fn three_processes_pass_the_same_flow_and_end_in_good_order() {
         let log = process.read("err");
         assert!(process.stop().await.success(), "{log}");
     }
+}
+
+#[tokio::test]
+async fn the_books_are_verified_and_made_anew_from_the_command_line() {
+    let folder = Folder::new("shop-books").unwrap();
+    let (settings, urls) = on_fixed_ports(Over::Bus).await;
+    let nobody = Client::new(urls);
+    let command = async |arguments: &[&str]| {
+        let mut process = Process::start(&folder, arguments, &settings.variables).await;
+        let code = process.ended().await.code();
+        (code, process.read("out"), process.read("err"))
+    };
+    let (code, _, said) = command(&["verify"]).await;
+    assert_eq!(code, Some(2), "there is no database yet: {said}");
+    assert!(said.starts_with("shop: the database "), "{said}");
+
+    let shop = Process::start(&folder, &["run"], &settings.variables).await;
+    ready(&nobody, Node::Order).await;
+    flow::buy(nobody.clone()).await;
+    let (code, said, _) = command(&["verify"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.ends_with("the books balance\n"), "{said}");
+
+    let mut order = settings.database(Node::Order).await;
+    let less = "update products set quantity = quantity - 1";
+    sqlx::raw_sql(less).execute(&mut order).await.unwrap();
+    let (code, said, _) = command(&["verify"]).await;
+    assert_eq!(code, Some(1), "{said}");
+    let line = "\nproduct 1: the order node shows 4 left, its movements add up to 5\n";
+    assert!(said.contains(line) && said.ends_with("1 difference\n"), "{said}");
+
+    let empty = "truncate customers, products, stock_movements, orders, order_items";
+    sqlx::raw_sql(empty).execute(&mut order).await.unwrap();
+    let (code, said, log) = command(&["resync", "order"]).await;
+    assert_eq!(code, Some(0), "{said}{log}");
+    assert!(said.ends_with("order: done: 2 users, 1 products, 2 sales\n"), "{said}");
+    assert_eq!(number(&mut order, "select quantity from products").await, 5);
+    let (code, said, _) = command(&["verify"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(shop.stop().await.success());
 }
 
 #[tokio::test]
@@ -267,12 +303,49 @@ async fn the_embedded_shop_keeps_its_data_and_shares_it_with_nobody() {
     assert!(create.wait_with_output().unwrap().status.success());
     assert_eq!(nobody.sign_in("olga").await.user["role"], "ADMIN");
 
+    let mut verify = Process::start(&folder, &["verify"], &variables).await;
+    assert_eq!(verify.ended().await.code(), Some(0), "{}", verify.read("err"));
+    assert!(verify.read("out").contains("the books balance"), "{}", verify.read("out"));
+
     shop.kill();
     let shop = Process::start(&folder, &[], &variables).await;
     ready(&nobody, Node::Order).await;
     assert_eq!(admin.left(&teapot).await, 10, "the data and the token's key are still there");
     assert!(!shop.read("out").contains("password"), "the password is shown once");
     assert!(shop.stop().await.success());
+}
+
+#[tokio::test]
+async fn dead_letters_are_dealt_with_from_the_command_line() {
+    let folder = Folder::new("shop-letters").unwrap();
+    let (settings, urls) = on_fixed_ports(Over::RabbitMq).await;
+    let process = Process::start(&folder, &["run"], &settings.variables).await;
+    ready(&Client::new(urls), Node::Order).await;
+    assert!(process.stop().await.success());
+    // What the node heard and could not apply, before it ended.
+    let id = Uuid::new_v4();
+    let letter =
+        "insert into dead_letters values ($1, 'product.created', 'product.created', null, 1,
+                  'the body cannot be read', now(), 1, '{}', '{}', '{')";
+    let mut database = settings.database(Node::Order).await;
+    sqlx::query(letter).bind(id).execute(&mut database).await.unwrap();
+    let (id, unknown) = (id.to_string(), Uuid::new_v4().to_string());
+    for (command, code, said) in [
+        (vec!["list"], 0, "the body cannot be read"),
+        (vec!["list", "--node", "auth"], 0, "there are no dead letters"),
+        (vec!["redrive", &id], 1, "shop: it still cannot be applied: the body cannot be read: EOF"),
+        (vec!["drop", &unknown], 1, "shop: there is no dead letter"),
+        (vec!["drop", &id], 0, "the dead letter is dropped"),
+        (vec!["redrive", &id], 1, "shop: there is no dead letter"),
+        (vec!["list"], 0, "there are no dead letters"),
+    ] {
+        let arguments = [vec!["dead-letters"], command].concat();
+        let mut process = Process::start(&folder, &arguments, &settings.variables).await;
+        let ended = process.ended().await;
+        let text = process.read(if code == 0 { "out" } else { "err" });
+        assert_eq!(ended.code(), Some(code), "{arguments:?}: {text}{}", process.read("err"));
+        assert!(text.contains(said), "{arguments:?}: {text}");
+    }
 }
 
 #[tokio::test]

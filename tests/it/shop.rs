@@ -2,12 +2,13 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use reqwest::{Method, StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
-use shop_messaging::Bus;
+use shop_messaging::{Broker, Bus, Rabbit, RabbitConfig};
 use shop_supervisor::{Config, Node, Shop};
 use shop_tests::postgres::Cluster;
 use shop_tests::rabbitmq::RabbitMq;
@@ -27,9 +28,16 @@ pub enum Over {
     RabbitMq,
 }
 
+/// How many replicas of every node a shop has, all on the same databases: each call goes to the next of them. One, unless
+/// `SHOP_TESTS_REPLICAS` says otherwise; several are joined by RabbitMQ, always.
+fn replicas() -> usize {
+    let replicas = std::env::var("SHOP_TESTS_REPLICAS").unwrap_or("1".into());
+    replicas.parse().expect("SHOP_TESTS_REPLICAS is a number")
+}
+
 /// Three nodes in this process, on three databases and three ports of their own.
 pub struct TestShop {
-    shop: Shop,
+    replicas: Vec<Shop>,
     pub settings: Settings,
     urls: Urls,
 }
@@ -39,14 +47,23 @@ pub struct TestShop {
 pub struct Settings {
     pub prefix: String,
     pub variables: Vec<(String, String)>,
+    replicas: usize,
 }
 
 impl Settings {
     /// Databases, names and ports that nobody else has.
     pub async fn new(over: Over) -> Settings {
+        match replicas() {
+            1 => Settings::alone(over).await,
+            replicas => Settings { replicas, ..Settings::alone(Over::RabbitMq).await },
+        }
+    }
+
+    /// For one replica, whatever else is said: for what is true of a process, not of a shop.
+    pub async fn alone(over: Over) -> Settings {
         let cluster = Cluster::shared().await.expect("a PostgreSQL for the tests").server();
         let prefix = format!("t{}_", Uuid::new_v4().simple());
-        let mut settings = Settings { prefix: prefix.clone(), variables: vec![] };
+        let mut settings = Settings { prefix: prefix.clone(), variables: vec![], replicas: 1 };
         for (key, value) in [
             ("SHOP__EMBEDDED__POSTGRES", "false"),
             ("SHOP__EMBEDDED__BROKER", if over == Over::Bus { "true" } else { "false" }),
@@ -81,16 +98,36 @@ impl Settings {
         Config::read(None, self.variables.clone()).expect("a good configuration")
     }
 
+    /// The RabbitMQ at this port, spoken to as the shop does, by somebody who is not of it.
+    pub fn rabbit(&self, port: u16) -> Broker {
+        Broker::Rabbit(Rabbit::new(RabbitConfig {
+            host: "127.0.0.1".into(),
+            port,
+            user: "guest".into(),
+            password: "guest".to_owned().into(),
+            vhost: "/".into(),
+            prefix: self.prefix.clone(),
+            delivery_limit: self.config().rabbitmq.delivery_limit,
+            connection_name: "a stranger".into(),
+        }))
+    }
+
     /// A connection of the test's own to a node's database.
     pub async fn database(&self, node: Node) -> PgConnection {
+        let name = node.database(&self.config()).name.clone();
+        self.connect(&name).await
+    }
+
+    /// A connection of the test's own to any database of the server.
+    pub async fn connect(&self, name: &str) -> PgConnection {
         let config = self.config();
-        let database = node.database(&config);
+        let server = Node::Order.database(&config);
         let options = PgConnectOptions::new_without_pgpass()
-            .host(&database.host)
-            .port(database.port)
-            .username(&database.user)
-            .database(&database.name);
-        PgConnection::connect_with(&options).await.expect("the node's database")
+            .host(&server.host)
+            .port(server.port)
+            .username(&server.user)
+            .database(name);
+        PgConnection::connect_with(&options).await.expect("the database")
     }
 }
 
@@ -106,14 +143,19 @@ impl TestShop {
 
     pub async fn with(settings: Settings) -> TestShop {
         rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
-        let shop = Shop::start(&settings.config(), &Node::ALL).await.expect("the shop starts");
-        let urls = Urls::new(|node| format!("http://{}", shop.address(node).expect("it listens")));
-        TestShop { shop, settings, urls }
+        let config = settings.config();
+        let mut shops = vec![];
+        for _ in 0..settings.replicas {
+            shops.push(Shop::start(&config, &Node::ALL).await.expect("the shop starts"));
+        }
+        let url = |shop: &Shop, node| format!("http://{}", shop.address(node).expect("it listens"));
+        let urls = Urls::of_replicas(|node| shops.iter().map(|shop| url(shop, node)).collect());
+        TestShop { replicas: shops, settings, urls }
     }
 
     /// The bus, if this shop is on it.
     pub fn bus(&self) -> Option<&Bus> {
-        self.shop.bus.as_ref()
+        self.replicas[0].bus.as_ref()
     }
 
     /// Somebody without a token.
@@ -133,21 +175,30 @@ impl TestShop {
 
     /// Ends the shop; fails if an event is left in an outbox.
     pub async fn close(self) {
-        assert!(self.shop.stop().await, "events are left in an outbox");
+        for shop in self.replicas {
+            assert!(shop.stop().await, "events are left in an outbox");
+        }
     }
 }
 
-/// Where the nodes are.
+/// Where the nodes are, and whose turn it is.
 #[derive(Clone, Debug)]
-pub struct Urls(Arc<[String; 3]>);
+pub struct Urls(Arc<([Vec<String>; 3], AtomicUsize)>);
 
 impl Urls {
     pub fn new(url: impl Fn(Node) -> String) -> Urls {
-        Urls(Arc::new(Node::ALL.map(url)))
+        Urls::of_replicas(|node| vec![url(node)])
     }
 
+    fn of_replicas(urls: impl Fn(Node) -> Vec<String>) -> Urls {
+        Urls(Arc::new((Node::ALL.map(urls), AtomicUsize::new(0))))
+    }
+
+    /// The next replica of this node.
     pub fn of(&self, node: Node) -> &str {
-        &self.0[Node::ALL.iter().position(|other| *other == node).expect("one of three")]
+        let (urls, turn) = &*self.0;
+        let node = Node::ALL.iter().position(|other| *other == node).expect("one of three");
+        &urls[node][turn.fetch_add(1, Relaxed) % urls[node].len()]
     }
 }
 
@@ -223,7 +274,19 @@ impl Client {
     pub async fn order(&self, items: &[(&Value, i64)]) -> Answer {
         let item = |(product, quantity): &(&Value, i64)| json!({"product_id": product["id"], "quantity": quantity});
         let items: Vec<_> = items.iter().map(item).collect();
-        self.post(Node::Order, "/order", json!({"user_id": self.id(), "items": items})).await
+        self.place(json!({"user_id": self.id(), "items": items})).await
+    }
+
+    /// Orders, again for as long as the order node has not heard of whom or what the order names: on a busy machine
+    /// the news may take longer than an order waits for it.
+    pub async fn place(&self, order: Value) -> Answer {
+        let since = Instant::now();
+        loop {
+            let answer = self.post(Node::Order, "/order", order.clone()).await;
+            if !answer.is_about_news() || since.elapsed() > Duration::from_secs(60) {
+                return answer;
+            }
+        }
     }
 
     /// What the catalog shows as left of a product.
@@ -343,6 +406,19 @@ impl Answer {
         body
     }
 
+    /// Whether it says that the news of a user or product has not come.
+    fn is_about_news(&self) -> bool {
+        let about = |error: &Value| {
+            let field = error["field"].as_str().unwrap_or_default();
+            field == "user_id" || field.ends_with(".product_id")
+        };
+        match self.status.as_u16() {
+            422 => self.json()["errors"].as_array().is_some_and(|errors| errors.iter().all(about)),
+            503 => self.text.contains("the news of your account"),
+            _ => false,
+        }
+    }
+
     /// The fields whose rules the body broke, if it is 422, in alphabetical order.
     #[track_caller]
     pub fn broken_fields(&self) -> Vec<String> {
@@ -373,7 +449,7 @@ pub fn forge(claims: &Value, algorithm: Algorithm, secret: &str) -> String {
     jsonwebtoken::encode(&Header::new(algorithm), claims, &key).expect("a token")
 }
 
-/// Tries until it is true, for at most 20 s.
+/// Tries until it is true, for at most a minute: the machine may be busy.
 #[track_caller]
 pub fn eventually<T: Debug>(
     mut tried: impl AsyncFnMut() -> Result<T, String>,
@@ -384,10 +460,10 @@ pub fn eventually<T: Debug>(
         loop {
             match tried().await {
                 Ok(value) => return value,
-                Err(_) if since.elapsed() < Duration::from_secs(20) => {
+                Err(_) if since.elapsed() < Duration::from_secs(60) => {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
-                Err(why) => panic!("not within 20 s, at {caller}: {why}"),
+                Err(why) => panic!("not within a minute, at {caller}: {why}"),
             }
         }
     }

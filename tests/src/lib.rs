@@ -1,13 +1,41 @@
 //! What the tests need around the shop: servers of their own, which end with the test process.
 
 mod folder;
+pub mod link;
 pub mod postgres;
 pub mod rabbitmq;
 
+use std::io;
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use anyhow::{Context, ensure};
 pub use folder::Folder;
+use tokio::process::Command;
+
+/// The release binary. It is built first: nothing is done where it is up to date.
+///
+/// # Errors
+/// When it cannot be built.
+pub async fn release_binary() -> anyhow::Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    build.args(["build", "--release", "--locked", "--bin", "shop"]).current_dir(&root);
+    ensure!(build.status().await.context("cargo")?.success(), "the release binary is not built");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
+    target.join("release/shop").canonicalize().context("the release binary")
+}
+
+/// Sends a signal (`KILL`, say) to a process.
+///
+/// # Errors
+/// When there is no such process, or it is somebody else's.
+pub async fn signal(signal: &str, pid: u32) -> io::Result<()> {
+    let sent = Command::new("kill").args(["-s", signal, &pid.to_string()]).output().await?;
+    let why = || String::from_utf8_lossy(&sent.stderr).trim().to_owned();
+    if sent.status.success() { Ok(()) } else { Err(io::Error::other(why())) }
+}
 
 /// A TCP port of 127.0.0.1 that nobody uses, and that no outgoing connection will take while its
 /// server is down: it lies below the range that the system hands out.

@@ -102,6 +102,19 @@ impl RabbitMq {
         self.end("KILL").await
     }
 
+    /// The folder that its logs are in.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.path("log")
+    }
+
+    /// Stops it where it stands (`STOP`), or lets it go on (`CONT`).
+    pub fn signal(&mut self, signal: &str) {
+        if let Some(broker) = &mut self.running {
+            broker.send(signal);
+        }
+    }
+
     async fn end(&mut self, signal: &str) -> io::Result<()> {
         if let Some(broker) = self.running.take() {
             broker.end(signal, STOP_PATIENCE).await?;

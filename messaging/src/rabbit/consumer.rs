@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     broker::{Delivery, Result},
+    dead_letters::Postmark,
     topology::DEAD_LETTERS,
 };
 
@@ -134,6 +135,12 @@ impl Consumer {
         Some(Delivery { tag, tries, message: self.rabbit.plain(message) })
     }
 
+    pub(crate) fn postmark(&self, tag: u64) -> Postmark {
+        let properties = self.unacked.get(&tag);
+        let limit = self.rabbit.config.delivery_limit;
+        properties.map(|properties| properties::postmark(properties, limit)).unwrap_or_default()
+    }
+
     pub(crate) async fn ack(&mut self, tag: u64) -> Result<()> {
         self.session.check()?;
         if self.unacked.contains_key(&tag) {
@@ -171,11 +178,11 @@ impl Consumer {
     /// that publish, and acknowledgements must not wait for that.
     pub(crate) async fn park(&mut self, delivery: Delivery, reason: &str) -> Result<()> {
         self.session.check()?;
-        let Delivery { tag, message, .. } = delivery;
+        let Delivery { tag, tries, message } = delivery;
         let Some(properties) = self.unacked.get(&tag) else { return Ok(()) };
         let exchange = self.rabbit.name(&message.exchange);
         let routing_key = self.rabbit.routing_key(&message.exchange, &message.routing_key);
-        let copy = properties::dead_letter(properties, &exchange, &routing_key, reason);
+        let copy = properties::dead_letter(properties, &exchange, &routing_key, tries, reason);
         let mut publisher = match self.dead_letters.take() {
             Some(publisher) if publisher.is_open() => publisher,
             _ => Publisher::open(&self.rabbit).await?,

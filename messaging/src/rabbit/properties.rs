@@ -1,15 +1,20 @@
 //! A message's AMQP properties: written, read, and kept when it becomes a dead letter.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use amqprs::{BasicProperties, FieldName, FieldTable, FieldValue};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use shop_persistence::date;
 
-use crate::broker::Message;
+use crate::{
+    broker::Message,
+    dead_letters::{Postmark, object},
+};
 
 const VERSION: &str = "version";
 const TRACEPARENT: &str = "traceparent";
 const REASON: &str = "reason";
 const FIRST_FAILURE: &str = "x-first-failure";
+const TRIES: &str = "x-tries";
 const ORIGINAL_EXCHANGE: &str = "x-original-exchange";
 const ORIGINAL_ROUTING_KEY: &str = "x-original-routing-key";
 const ORIGINAL_USER_ID: &str = "x-original-user-id";
@@ -82,6 +87,7 @@ pub fn dead_letter(
     properties: &BasicProperties,
     exchange: &str,
     routing_key: &str,
+    tries: u32,
     reason: &str,
 ) -> BasicProperties {
     let mut headers = properties.headers().cloned().unwrap_or_default();
@@ -90,9 +96,9 @@ pub fn dead_letter(
     set(&mut headers, ORIGINAL_EXCHANGE, exchange.into());
     set(&mut headers, ORIGINAL_ROUTING_KEY, routing_key.into());
     if get(&headers, FIRST_FAILURE).is_none() {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        set(&mut headers, FIRST_FAILURE, FieldValue::T(now.as_secs()));
+        set(&mut headers, FIRST_FAILURE, date().to_string().into());
     }
+    set(&mut headers, TRIES, FieldValue::l(i64::from(tries) + 1));
     // RabbitMQ would send copies to these, refuse another's user id, and let the copy expire.
     for name in ["CC", "BCC"] {
         take(&mut headers, name);
@@ -119,6 +125,75 @@ pub fn dead_letter(
     )
 }
 
+/// What a dead letter tells besides its message. RabbitMQ makes one itself of what was handed out again
+/// `delivery_limit` times.
+pub fn postmark(properties: &BasicProperties, delivery_limit: u32) -> Postmark {
+    let headers = properties.headers();
+    let header = |name| get(headers?, name);
+    let death = headers.and_then(first_death);
+    let failed_at = header(FIRST_FAILURE).or_else(|| get(death.as_ref()?, "time"));
+    let tries = match header(TRIES) {
+        Some(tries) => integer(tries).and_then(|tries| tries.try_into().ok()).unwrap_or(1),
+        None if death.is_some() => delivery_limit.saturating_add(1),
+        None => 1,
+    };
+    Postmark {
+        failed_at: failed_at.and_then(moment),
+        tries,
+        headers: headers.map(readable_table).unwrap_or_default(),
+        properties: object([
+            ("content_type", json!(properties.content_type())),
+            ("content_encoding", json!(properties.content_encoding())),
+            ("delivery_mode", json!(properties.delivery_mode())),
+            ("priority", json!(properties.priority())),
+            ("correlation_id", json!(properties.correlation_id())),
+            ("reply_to", json!(properties.reply_to())),
+            ("expiration", json!(properties.expiration())),
+            ("message_id", json!(properties.message_id())),
+            ("timestamp", properties.timestamp().map_or(Value::Null, readable_time)),
+            ("type", json!(properties.message_type())),
+            ("user_id", json!(properties.user_id())),
+            ("app_id", json!(properties.app_id())),
+            ("cluster_id", json!(properties.cluster_id())),
+        ]),
+    }
+}
+
+fn readable_table(table: &FieldTable) -> Map<String, Value> {
+    let fields = table.as_ref().iter();
+    fields.map(|(name, value)| (name.to_string(), readable(value))).collect()
+}
+
+fn readable(value: &FieldValue) -> Value {
+    match value {
+        FieldValue::t(truth) => json!(truth),
+        FieldValue::T(seconds) => readable_time(*seconds),
+        FieldValue::f(number) => json!(number),
+        FieldValue::d(number) => json!(number),
+        FieldValue::D(number) => json!(number.to_string()),
+        FieldValue::S(text) => json!(text.to_string()),
+        FieldValue::A(values) => Vec::from(values.clone()).iter().map(readable).collect(),
+        FieldValue::F(table) => readable_table(table).into(),
+        FieldValue::x(bytes) => json!(String::from_utf8_lossy(&Vec::from(bytes.clone()))),
+        FieldValue::V => Value::Null,
+        number => json!(integer(number)),
+    }
+}
+
+/// As RFC 3339 writes it, where the calendar reaches.
+fn readable_time(seconds: u64) -> Value {
+    let time = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    time.map_or_else(|| json!(seconds), |time| json!(time))
+}
+
+fn moment(value: &FieldValue) -> Option<Timestamp> {
+    match value {
+        FieldValue::S(text) => text.as_ref().parse().ok(),
+        FieldValue::T(seconds) => Timestamp::from_second((*seconds).try_into().ok()?).ok(),
+        _ => None,
+    }
+}
+
 /// Where a dead letter was published that we parked.
 fn parked_from(headers: &FieldTable) -> Option<(String, String)> {
     Some((text(get(headers, ORIGINAL_EXCHANGE)?)?, text(get(headers, ORIGINAL_ROUTING_KEY)?)?))
@@ -126,12 +201,20 @@ fn parked_from(headers: &FieldTable) -> Option<(String, String)> {
 
 /// Where a dead letter was published that RabbitMQ made of it, after too many tries.
 fn dead_lettered_from(headers: &FieldTable) -> Option<(String, String)> {
-    let FieldValue::A(deaths) = get(headers, "x-death")? else { return None };
-    let deaths: Vec<FieldValue> = deaths.clone().into();
-    let FieldValue::F(first) = deaths.last()? else { return None };
+    let first = &first_death(headers)?;
     let FieldValue::A(keys) = get(first, "routing-keys")? else { return None };
     let keys: Vec<FieldValue> = keys.clone().into();
     Some((text(get(first, "exchange")?)?, text(keys.first()?)?))
+}
+
+/// What RabbitMQ wrote when it made a dead letter of it, the first time.
+fn first_death(headers: &FieldTable) -> Option<FieldTable> {
+    let FieldValue::A(deaths) = get(headers, "x-death")? else { return None };
+    let deaths: Vec<FieldValue> = deaths.clone().into();
+    match deaths.last()? {
+        FieldValue::F(first) => Some(first.clone()),
+        _ => None,
+    }
 }
 
 fn get<'a>(table: &'a FieldTable, name: &str) -> Option<&'a FieldValue> {

@@ -76,7 +76,8 @@ impl Leash {
         self.ended().await
     }
 
-    fn send(&mut self, signal: &str) {
+    /// Sends it a signal (`STOP`, say).
+    pub fn send(&mut self, signal: &str) {
         writeln!(self.words, "{signal}").ok(); // it may have ended by itself
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{self, Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use tokio::time::{sleep, timeout};
@@ -66,7 +66,7 @@ impl Postgres {
     /// installed, or the server does not start. The error says what to do.
     pub async fn start(folder: &Path, options: Options) -> anyhow::Result<Self> {
         let folder = &path::absolute(folder)?;
-        let lock = lock(folder)?;
+        let lock = lock(folder).await?;
         let log = Log::open(folder).await?;
         let account = &Account::serving(folder)?;
         let parent = folder.parent().unwrap_or(folder);
@@ -158,19 +158,26 @@ impl Postgres {
     }
 }
 
+/// How long the lock is tried: whatever this process is just starting holds a copy of the open file until it runs its program.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Keeps other shops away from `folder` until the file is closed.
-fn lock(folder: &Path) -> anyhow::Result<File> {
+async fn lock(folder: &Path) -> anyhow::Result<File> {
     let path = folder.with_added_extension("lock");
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
     let file = file.with_context(|| format!("cannot open {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!(
-            "another shop is running on the data in {}: stop it, or choose another data folder",
-            folder.display()
-        ),
-        Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+    let since = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if since.elapsed() < LOCK_PATIENCE => sleep(POLL).await,
+            Err(TryLockError::WouldBlock) => bail!(
+                "another shop is running on the data in {}: stop it, or choose another data folder",
+                folder.display()
+            ),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
         }
     }
 }

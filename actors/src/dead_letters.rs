@@ -1,0 +1,105 @@
+//! The owner of dead letters: messages that could not be applied and wait for a person.
+
+use std::future::Future;
+
+use shop_persistence::dead_letters::{self, DeadLetter, DeadLetterId, Page};
+use shop_persistence::{Database, Error, Note, Result, Session};
+
+use crate::idempotency::{Done, Once, change};
+use crate::{Handled, Me, Owner, Reply, answer};
+
+/// What the owner of dead letters may be asked.
+#[derive(Debug)]
+pub enum Msg {
+    /// These could not be applied.
+    Keep(Vec<DeadLetter>, Reply<()>),
+    /// A page of them, the oldest first.
+    List(Page, Reply<Vec<DeadLetter>>),
+    /// One of them.
+    Find(DeadLetterId, Reply<DeadLetter>),
+    /// A person thinks that it can be applied now.
+    Redrive(DeadLetterId, Option<Once>, Reply<Done<Note>>),
+    /// A person has no use for it.
+    Drop(DeadLetterId, Option<Once>, Reply<Done<Note>>),
+}
+
+/// Tells a dead letter's message once more to whom it was for.
+pub trait Redrive: Clone + Send + Sync + 'static {
+    /// Returns when it is applied, or says why it is not.
+    fn redrive(&self, letter: &DeadLetter) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// Owns dead letters.
+#[derive(Debug)]
+pub struct DeadLetters<R> {
+    session: Session,
+    desks: R,
+}
+
+impl<R: Redrive> DeadLetters<R> {
+    /// An owner of the dead letters in this database, which came from the queues of these desks.
+    pub fn new(database: &Database, desks: R) -> DeadLetters<R> {
+        DeadLetters { session: database.session(), desks }
+    }
+
+    async fn keep(&mut self, letters: Vec<DeadLetter>) -> Result<()> {
+        let mut tx = self.session.begin().await?;
+        dead_letters::insert(&mut tx, &letters).await?;
+        tx.commit().await
+    }
+
+    async fn list(&mut self, page: Page) -> Result<Vec<DeadLetter>> {
+        dead_letters::list(self.session.connection().await?, &page).await
+    }
+
+    async fn find(&mut self, id: DeadLetterId) -> Result<DeadLetter> {
+        dead_letters::find(self.session.connection().await?, id).await
+    }
+
+    /// Applied first, forgotten then: whoever dies in between leaves a dead letter that was applied, and owners hear
+    /// everything once. What fails for a passing reason stays as it was.
+    async fn redrive(&mut self, id: DeadLetterId, once: Option<Once>) -> Result<Done<Note>> {
+        let desks = self.desks.clone();
+        let redriven = change(&mut self.session, once, async |tx| {
+            let letter = dead_letters::find(tx, id).await?;
+            desks.redrive(&letter).await.map_err(|error| match error {
+                Error::Away(_) | Error::Overloaded(_) => error,
+                Error::Crashed(owner) => Error::Conflict(format!(
+                    "it ended the owner of {owner} when it was tried again"
+                )),
+                error => Error::Conflict(error.to_string()),
+            })?;
+            dead_letters::delete(tx, id).await?; // another replica may have been as fast
+            Ok(Note { message: "the message is applied" })
+        })
+        .await;
+        if let Err(Error::Conflict(reason)) = &redriven {
+            let mut tx = self.session.begin().await?;
+            dead_letters::fail(&mut tx, id, reason).await?;
+            tx.commit().await?;
+        }
+        redriven
+    }
+
+    async fn drop(&mut self, id: DeadLetterId, once: Option<Once>) -> Result<Done<Note>> {
+        change(&mut self.session, once, async |tx| match dead_letters::delete(tx, id).await? {
+            true => Ok(Note { message: "the dead letter is dropped" }),
+            false => Err(Error::Missing("dead letter")),
+        })
+        .await
+    }
+}
+
+impl<R: Redrive> Owner for DeadLetters<R> {
+    type Msg = Msg;
+
+    async fn handle(&mut self, _: &Me<Msg>, message: Msg) -> Handled {
+        match message {
+            Msg::Keep(letters, reply) => answer(reply, self.keep(letters).await),
+            Msg::List(page, reply) => answer(reply, self.list(page).await),
+            Msg::Find(id, reply) => answer(reply, self.find(id).await),
+            Msg::Redrive(id, once, reply) => answer(reply, self.redrive(id, once).await),
+            Msg::Drop(id, once, reply) => answer(reply, self.drop(id, once).await),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The node's books, for administrators and the other nodes, and the ledger that compares those of all three.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json as Answer;
+use axum::extract::State;
+use serde::Deserialize;
+use shop_persistence::books::{
+    Books as _, FIRST, FIRST_PRODUCT, LONGEST_PAGE, Own, Person, Stock, Summary,
+};
+use shop_persistence::catalog::ProductId;
+use shop_persistence::ledger::Ledger;
+use shop_persistence::stock::Movement;
+use shop_persistence::{Database, Error, Schema};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use crate::body::Query;
+use crate::callers::{Admin, NodeOrAdmin};
+use crate::peers::Peers;
+use crate::problem::{Problem, Result};
+
+/// At most so many read the books at once: they are long, and the connections are few.
+const READERS: usize = 2;
+
+/// How long a reader waits for its turn.
+const TURN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the ledger looks again by itself while the books differ.
+const PATIENCE_MS: u64 = 3_000;
+
+/// What the routes read.
+#[derive(Debug, Clone)]
+pub struct Books {
+    own: Own,
+    schema: Schema,
+    peers: Peers,
+    readers: Arc<Semaphore>,
+    comparers: Arc<Semaphore>,
+}
+
+impl Books {
+    /// The books of this database, which holds these tables, and those of the other nodes.
+    pub fn new(database: &Database, schema: Schema, peers: Peers) -> Books {
+        Books {
+            own: Own::new(database, schema),
+            schema,
+            peers,
+            readers: Arc::new(Semaphore::new(READERS)),
+            comparers: Arc::new(Semaphore::new(1)),
+        }
+    }
+}
+
+/// A turn to read; whoever comes waits for it a while.
+async fn turn(books: &Books) -> Result<SemaphorePermit<'_>> {
+    match tokio::time::timeout(TURN_PATIENCE, books.readers.acquire()).await {
+        Ok(Ok(turn)) => Ok(turn),
+        _ => Err(Error::Overloaded("books".into()).into()),
+    }
+}
+
+/// The books' routes, the same on every node.
+pub fn routes(books: Books) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(ledger))
+        .routes(routes!(people))
+        .routes(routes!(products))
+        .routes(routes!(movements))
+        .routes(routes!(summary))
+        .with_state(books)
+}
+
+/// How long to look.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Patience {
+    /// While the books differ, it looks again for so long, at most a minute: what is under way between the nodes
+    /// differs for a moment. Without it: three seconds.
+    patience_ms: Option<u64>,
+}
+
+/// Compares the books of the three nodes.
+///
+/// Of each product, what was stocked, sold and is left; of each user, the copies; of each order, its totals; and what
+/// waits in the outboxes.
+#[utoipa::path(
+    get, path = "/admin/ledger", tag = "operations", params(Patience),
+    responses((status = 200, body = Ledger), (status = "default", response = Problem))
+)]
+async fn ledger(
+    State(books): State<Books>,
+    _: Admin,
+    Query(Patience { patience_ms }): Query<Patience>,
+) -> Result<Answer<Ledger>> {
+    let turn = books.comparers.try_acquire();
+    let _turn = turn.map_err(|_| Error::Overloaded("ledger".into()))?;
+    let patience = Duration::from_millis(patience_ms.unwrap_or(PATIENCE_MS).min(60_000));
+    let Books { own, peers, .. } = &books;
+    let ledger = match books.schema {
+        Schema::Auth => Ledger::take(own, &peers.catalog, &peers.order, patience).await,
+        Schema::Catalog => Ledger::take(&peers.auth, own, &peers.order, patience).await,
+        Schema::Order => Ledger::take(&peers.auth, &peers.catalog, own, patience).await,
+    };
+    Ok(Answer(ledger?))
+}
+
+/// Which users or movements.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Page {
+    /// Those whose ids follow this one; without it, from the first.
+    after: Option<Uuid>,
+    /// At most so many, and never more than 1000.
+    limit: Option<i64>,
+}
+
+/// Which products.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct ProductPage {
+    /// Those whose ids follow this one; without it, from the first.
+    after: Option<ProductId>,
+    /// At most so many, and never more than 1000.
+    limit: Option<i64>,
+    /// What was sold counts as far as its movement's id lies before this one; without it, all of it.
+    before: Option<Uuid>,
+}
+
+fn some(limit: Option<i64>) -> i64 {
+    limit.unwrap_or(LONGEST_PAGE).clamp(1, LONGEST_PAGE)
+}
+
+/// Users as this node knows them, in ascending order of their ids.
+#[utoipa::path(
+    get, path = "/admin/books/people", tag = "operations", params(Page),
+    responses((status = 200, body = Vec<Person>), (status = "default", response = Problem))
+)]
+async fn people(
+    State(books): State<Books>,
+    _: NodeOrAdmin,
+    Query(Page { after, limit }): Query<Page>,
+) -> Result<Answer<Vec<Person>>> {
+    let _turn = turn(&books).await?;
+    Ok(Answer(books.own.people(after.unwrap_or(FIRST), some(limit)).await?))
+}
+
+/// Products and their stock as this node knows them, in ascending order of their ids.
+#[utoipa::path(
+    get, path = "/admin/books/products", tag = "operations", params(ProductPage),
+    responses((status = 200, body = Vec<Stock>), (status = "default", response = Problem))
+)]
+async fn products(
+    State(books): State<Books>,
+    _: NodeOrAdmin,
+    Query(ProductPage { after, limit, before }): Query<ProductPage>,
+) -> Result<Answer<Vec<Stock>>> {
+    let _turn = turn(&books).await?;
+    let (after, before) = (after.unwrap_or(FIRST_PRODUCT), before.unwrap_or(Uuid::max()));
+    Ok(Answer(books.own.products(after, some(limit), before).await?))
+}
+
+/// The movements of sales that this node knows, in ascending order of their ids.
+#[utoipa::path(
+    get, path = "/admin/books/movements", tag = "operations", params(Page),
+    responses((status = 200, body = Vec<Movement>), (status = "default", response = Problem))
+)]
+async fn movements(
+    State(books): State<Books>,
+    _: NodeOrAdmin,
+    Query(Page { after, limit }): Query<Page>,
+) -> Result<Answer<Vec<Movement>>> {
+    let _turn = turn(&books).await?;
+    Ok(Answer(books.own.movements(after.unwrap_or(FIRST), some(limit)).await?))
+}
+
+/// What waits in this node's outbox, and orders whose totals are not the sums of their items.
+#[utoipa::path(
+    get, path = "/admin/books/summary", tag = "operations",
+    responses((status = 200, body = Summary), (status = "default", response = Problem))
+)]
+async fn summary(State(books): State<Books>, _: NodeOrAdmin) -> Result<Answer<Summary>> {
+    let _turn = turn(&books).await?;
+    Ok(Answer(books.own.summary().await?))
+}

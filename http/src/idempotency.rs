@@ -1,0 +1,136 @@
+//! Idempotency keys: a request that names itself may be repeated, and is done once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use shop_actors::Caller;
+use shop_actors::idempotency::{Done, Once};
+use shop_persistence::idempotency::{Answer, Key};
+use shop_persistence::{Error, Result};
+use utoipa::IntoParams;
+use uuid::Uuid;
+
+use crate::body::read;
+use crate::problem::{Failure, PROBLEM_JSON};
+use crate::tokens::Tokens;
+
+const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// A key is at most so long.
+const LONGEST: usize = 255;
+
+/// How requests with a key are told from each other, and how long their answers are kept.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// Whose secret goes into the fingerprints: what is kept of a body that holds a password must not help to guess it.
+    pub tokens: Arc<Tokens>,
+    /// How long an answer is kept.
+    pub kept_for: Duration,
+}
+
+impl Keys {
+    /// The key of a request that gives itself this name.
+    fn key(&self, parts: &Parts, name: String, body: &[u8]) -> Result<Key> {
+        let caller = parts.extensions.get::<Caller>().map_or(Uuid::nil(), |caller| caller.id);
+        let mut request = format!("{} {}\n", parts.method, parts.uri.path()).into_bytes();
+        request.extend_from_slice(body);
+        let fingerprint = self.tokens.fingerprint(&request)?;
+        Ok(Key { caller, name, fingerprint, kept_for: self.kept_for })
+    }
+}
+
+/// The name that a request gives itself, if any.
+fn name(parts: &Parts) -> Result<Option<String>, Failure> {
+    let mut values = parts.headers.get_all(KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let sane =
+        (1..=LONGEST).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic);
+    match (value.to_str(), values.next()) {
+        (Ok(name), None) if sane => Ok(Some(name.to_owned())),
+        _ => {
+            let detail = "the header Idempotency-Key must be one text of 1 to 255 visible ASCII \
+                          characters, such as a UUID";
+            Err(Failure::new(StatusCode::BAD_REQUEST, detail))
+        }
+    }
+}
+
+/// A change that is asked for, and the name that its request gives itself. Behind the caller, whose name it is.
+#[derive(Debug)]
+pub struct Change<B>(pub Named, pub B);
+
+/// The name that a request gives itself, if any.
+#[derive(Debug)]
+pub struct Named(Option<Key>);
+
+impl Named {
+    /// What its answer is when it succeeds.
+    pub fn once(self, success: StatusCode) -> Option<Once> {
+        self.0.map(|key| Once { key, success: success.as_u16(), refusal })
+    }
+}
+
+/// The answer that a refusal is, to be kept. What may go better next time is not, nor is a bug.
+fn refusal(error: &Error) -> Option<Answer> {
+    let failure = Failure::of(error);
+    let status = failure.status();
+    let kept = status.is_client_error() && !failure.is_passing();
+    kept.then(|| Answer { status: status.as_u16(), body: failure.body() })
+}
+
+impl<S: Send + Sync, B: FromRequest<S, Rejection = Failure>> FromRequest<S> for Change<B> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Change<B>, Failure> {
+        let (parts, body) = request.into_parts();
+        let keys = parts.extensions.get::<Keys>().cloned();
+        let keys = keys.ok_or_else(|| Error::Bug("no keys in front of this route".into()))?;
+        let Some(name) = name(&parts)? else {
+            let body = B::from_request(Request::from_parts(parts, body), state).await?;
+            return Ok(Change(Named(None), body));
+        };
+        let bytes = read(Request::from_parts(parts.clone(), body), state).await?;
+        let key = keys.key(&parts, name, &bytes)?;
+        let request = Request::from_parts(parts, Body::from(bytes));
+        Ok(Change(Named(Some(key)), B::from_request(request, state).await?))
+    }
+}
+
+/// The answer to a change: made now, or as it was made before.
+#[derive(Debug)]
+pub struct Changed<T>(pub StatusCode, pub Done<T>);
+
+impl<T: Serialize> IntoResponse for Changed<T> {
+    fn into_response(self) -> Response {
+        match self {
+            Changed(success, Done::Now(done)) => (success, Json(done)).into_response(),
+            Changed(_, Done::Before(Answer { status, body })) => {
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+                let json = HeaderValue::from_static("application/json");
+                let kind = if status.is_success() { json } else { PROBLEM_JSON };
+                let headers =
+                    [(header::CONTENT_TYPE, kind), (REPLAYED, HeaderValue::from_static("true"))];
+                (status, headers, body).into_response()
+            }
+        }
+    }
+}
+
+/// The header of a change, for the documentation.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "it is documentation")]
+pub struct KeyHeader {
+    /// Names the request, such as a UUID: its repetition by the same caller changes nothing and gets the same
+    /// answer, with `Idempotency-Replayed: true`. Kept for a day by default.
+    #[param(rename = "Idempotency-Key", required = false, max_length = 255)]
+    idempotency_key: Option<String>,
+}

@@ -1,0 +1,305 @@
+//! The resync: makes a node's copies of what others own anew, from their books, through the same owners as the
+//! events that flow meanwhile. Versions and the movements' ids make it harmless beside them.
+
+use std::future::Future;
+use std::time::Duration;
+
+use shop_actors::{Addr, Backoff, Handled, Service, catalog, customers, orders};
+use shop_persistence::books::{Books, FIRST, FIRST_PRODUCT, Own, Person, Stock};
+use shop_persistence::customers::News;
+use shop_persistence::resyncs::{self, Progress, Turn};
+use shop_persistence::stock::{self, Offer};
+use shop_persistence::{Database, Error, Result, Schema};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::peers::{Peer, Peers};
+
+/// How often it looks whether a resync is due.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How many rows an owner is told of in one message.
+const PAGE: i64 = 500;
+
+/// Looks whether this node's copies must be made anew, and makes them.
+#[derive(Debug, Clone)]
+pub struct Resync {
+    /// The node's database.
+    pub database: Database,
+    /// What is copied, and who owns the copies.
+    pub copies: Copies,
+    /// Where from.
+    pub peers: Peers,
+}
+
+/// A node's copies.
+#[derive(Debug, Clone)]
+pub enum Copies {
+    /// The catalog's: users, and what the order node sold.
+    Catalog(Addr<customers::Msg>, Addr<catalog::Msg>),
+    /// The order node's: users, products, and what the catalog remembers as sold.
+    Order(Addr<customers::Msg>, Addr<orders::Msg>),
+}
+
+impl Service for Resync {
+    /// To cut it off anywhere is harmless: what is not done starts over.
+    async fn run(self, stop: CancellationToken) -> Handled {
+        stop.run_until_cancelled(self.keep_looking()).await;
+        Ok(())
+    }
+}
+
+impl Resync {
+    async fn keep_looking(&self) {
+        let mut backoff = Backoff::default();
+        let mut said = String::new();
+        let mut compared = false;
+        loop {
+            let pause = match self.look(&mut compared).await {
+                Ok(()) => {
+                    said.clear();
+                    LOOK
+                }
+                Err(error) => {
+                    // Whoever is away may be so for long: it is said once.
+                    let error = error.to_string();
+                    if error != said {
+                        tracing::warn!(error, "the resync waits, and tries again");
+                        said = error;
+                    }
+                    backoff.pause()
+                }
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Resyncs, if that is due. Once after the start, sees by itself whether it is.
+    async fn look(&self, compared: &mut bool) -> Result<()> {
+        self.when_due().await?;
+        if !*compared {
+            if self.is_restored().await? {
+                tracing::warn!(
+                    "the catalog remembers sales that this database does not: was it restored?"
+                );
+                resyncs::ask(&self.database).await?;
+            }
+            *compared = true;
+        }
+        Ok(())
+    }
+
+    /// Whether this is an order node on a database that is older than what the catalog remembers of its sales.
+    async fn is_restored(&self) -> Result<bool> {
+        let Copies::Order(..) = self.copies else { return Ok(false) };
+        let mut session = self.database.session();
+        let newest = session.within(async |it| resyncs::newest_sale(it).await).await?;
+        let newer = self.peers.catalog.movements(newest.unwrap_or(FIRST), PAGE).await?;
+        // Another replica may have sold more meanwhile: that is known here.
+        Ok(!session.within(async |it| resyncs::knows_all(it, &newer).await).await?)
+    }
+
+    /// Resyncs, if that is due and no other replica is at it.
+    async fn when_due(&self) -> Result<()> {
+        let Some(mut turn) = Turn::take(&self.database).await? else { return Ok(()) };
+        let mut progress = Progress::default();
+        match self.copy(&mut turn, &mut progress).await {
+            Ok(()) => {
+                turn.finish().await?;
+                let Progress { people, movements, products } = progress;
+                tracing::info!(people, movements, products, "the copies are made anew");
+                Ok(())
+            }
+            Err(error) => {
+                turn.fail(&error.to_string()).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn copy(&self, turn: &mut Turn, progress: &mut Progress) -> Result<()> {
+        match &self.copies {
+            Copies::Catalog(customers, catalog) => {
+                let own = Own::new(&self.database, Schema::Catalog);
+                copy_people(&own, &self.peers.auth, customers, turn, progress).await?;
+                copy_sales(&self.peers.order, catalog, turn, progress).await
+            }
+            Copies::Order(customers, orders) => {
+                let own = Own::new(&self.database, Schema::Order);
+                // The sales before all else: what is sold must not be for sale again any longer than need be.
+                take_over_sales(&self.peers.catalog, orders, turn, progress).await?;
+                copy_people(&own, &self.peers.auth, customers, turn, progress).await?;
+                copy_products(&self.peers.catalog, orders, turn, progress).await
+            }
+        }
+    }
+}
+
+/// Tells the owner of customers of all users, and of those who are gone.
+async fn copy_people(
+    own: &Own,
+    auth: &Peer,
+    customers: &Addr<customers::Msg>,
+    turn: &mut Turn,
+    progress: &mut Progress,
+) -> Result<()> {
+    let mut after = FIRST;
+    loop {
+        // Our own first: whoever is known here and then not there is gone, not just new.
+        let known = own.people(after, PAGE).await?;
+        let users = auth.people(after, PAGE).await?;
+        let ends = [&known, &users].map(|page| end_of(page));
+        let end = ends.into_iter().flatten().min();
+        let news = news_of(known, users, end.unwrap_or(Uuid::max()));
+        if !news.is_empty() {
+            progress.people += news.iter().filter(|news| news.user.is_some()).count() as i64;
+            tell(|| customers.ask((), |reply| customers::Msg::Hear(news.clone(), reply))).await?;
+        }
+        turn.work(*progress).await?;
+        match end {
+            Some(end) => after = end,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// The last id of a page that others follow.
+fn end_of(page: &[Person]) -> Option<Uuid> {
+    page.last().filter(|_| page.len() as i64 == PAGE).map(|person| person.id)
+}
+
+/// What is to be heard of users up to `end`: what they are like, and who of those known is gone. Nobody knows any more
+/// with which version somebody went; it was at least the next one.
+fn news_of(known: Vec<Person>, users: Vec<Person>, end: Uuid) -> Vec<News> {
+    let gone = |person: &&Person| {
+        !person.deleted && users.binary_search_by_key(&person.id, |user| user.id).is_err()
+    };
+    let gone = known.iter().filter(|person| person.id <= end).filter(gone);
+    let gone = gone.map(|person| News { id: person.id, version: person.version + 1, user: None });
+    let mut news: Vec<_> = gone.collect();
+    let users = users.into_iter().filter(|user| user.id <= end);
+    news.extend(users.map(|Person { id, version, user, .. }| News { id, version, user }));
+    news
+}
+
+/// Tells the owner of the catalog of all that the order node sold, and which ids of products are taken.
+async fn copy_sales(
+    order: &Peer,
+    catalog: &Addr<catalog::Msg>,
+    turn: &mut Turn,
+    progress: &mut Progress,
+) -> Result<()> {
+    if let Some(newest) = order.summary().await?.newest_product {
+        tell(|| catalog.ask((), |reply| catalog::Msg::PassOver(newest, reply))).await?;
+    }
+    let mut after = FIRST;
+    loop {
+        let page = order.movements(after, PAGE).await?;
+        let Some(last) = page.last().map(|movement| movement.id) else { return Ok(()) };
+        tell(|| catalog.ask((), |reply| catalog::Msg::Move(page.clone(), reply))).await?;
+        progress.movements += page.len() as i64;
+        turn.work(*progress).await?;
+        after = last;
+    }
+}
+
+/// Tells the owner of orders of all sales that the catalog remembers.
+async fn take_over_sales(
+    catalog: &Peer,
+    orders: &Addr<orders::Msg>,
+    turn: &mut Turn,
+    progress: &mut Progress,
+) -> Result<()> {
+    let mut after = FIRST;
+    loop {
+        let page = catalog.movements(after, PAGE).await?;
+        let Some(last) = page.last().map(|movement| movement.id) else { return Ok(()) };
+        let take_over = |reply| orders::Msg::TakeOver(page.clone(), reply);
+        progress.movements += tell(|| orders.ask((), take_over)).await?;
+        turn.work(*progress).await?;
+        after = last;
+    }
+}
+
+/// Tells the owner of orders of all products.
+async fn copy_products(
+    catalog: &Peer,
+    orders: &Addr<orders::Msg>,
+    turn: &mut Turn,
+    progress: &mut Progress,
+) -> Result<()> {
+    let mut after = FIRST_PRODUCT;
+    loop {
+        let page = catalog.products(after, PAGE, FIRST).await?;
+        let Some(last) = page.last().map(|product| product.id) else { return Ok(()) };
+        let news: Vec<_> = page.into_iter().map(news_of_product).collect();
+        let offer = |news: &[stock::News]| {
+            let news = news.to_vec();
+            orders.ask((), |reply| orders::Msg::Offer(news, reply))
+        };
+        match tell(|| offer(&news)).await {
+            // One of them is the culprit. Each by itself, so that it holds up no other.
+            Err(Error::Conflict(_)) => {
+                for one in news.chunks(1) {
+                    match tell(|| offer(one)).await {
+                        Err(Error::Conflict(why)) => {
+                            let id = one[0].offer.id;
+                            tracing::warn!(product.id = id, why, "a product is left out");
+                        }
+                        outcome => outcome?,
+                    }
+                }
+            }
+            outcome => outcome?,
+        }
+        progress.products += news.len() as i64;
+        turn.work(*progress).await?;
+        after = last;
+    }
+}
+
+fn news_of_product(stock: Stock) -> stock::News {
+    let Stock { id, name, price, category_id, version, stocked: quantity, .. } = stock;
+    stock::News { version, offer: Offer { id, name, price, quantity, category_id } }
+}
+
+/// Asks an owner; while it has too much to do, waits and asks again.
+async fn tell<T, F: Future<Output = Result<T>>>(ask: impl Fn() -> F) -> Result<T> {
+    let mut backoff = Backoff::default();
+    loop {
+        match ask().await {
+            Err(Error::Overloaded(_)) => tokio::time::sleep(backoff.pause()).await,
+            outcome => return outcome,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shop_persistence::users::{Role, User};
+
+    use super::*;
+
+    fn person(id: u128, version: i64) -> Person {
+        let id = Uuid::from_u128(id);
+        let (username, email) = ("anna".to_owned(), "anna@example.com".to_owned());
+        let user = Some(User { id, username, email, role: Role::User });
+        Person { id, version, user, deleted: false }
+    }
+
+    fn gone(id: u128, version: i64) -> Person {
+        Person { deleted: true, ..person(id, version) }
+    }
+
+    #[test]
+    fn who_is_known_here_and_not_there_is_gone() {
+        let known = vec![person(1, 4), gone(2, 3), person(3, 5), person(9, 1)];
+        let news =
+            news_of(known, vec![person(3, 6), person(5, 1), person(7, 1)], Uuid::from_u128(5));
+        let heard: Vec<_> = news
+            .iter()
+            .map(|news| (news.id.as_u128(), news.version, news.user.is_some()))
+            .collect();
+        assert_eq!(heard, [(1, 5, false), (3, 6, true), (5, 1, true)], "and nobody past the end");
+    }
+}

@@ -1,0 +1,149 @@
+//! Resyncs: when a node's copies of what others own are made anew, and how far that is.
+
+use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
+
+use crate::database::within;
+use crate::stock::Movement;
+use crate::{Database, Result};
+
+/// Identifies what was asked for.
+pub type ResyncId = i64;
+
+/// How much was taken from the other nodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromRow)]
+pub struct Progress {
+    /// Users.
+    pub people: i64,
+    /// Movements of stock that were missing here, or on the catalog all that there are.
+    pub movements: i64,
+    /// Products.
+    pub products: i64,
+}
+
+/// How far a resync is.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct Resync {
+    /// How much was taken.
+    #[sqlx(flatten)]
+    pub progress: Progress,
+    /// Whether a node works at it: it did so in the last 30 seconds.
+    pub is_worked_at: bool,
+    /// Whether it is done.
+    pub done: bool,
+    /// Why the last try did not come to an end.
+    pub trouble: Option<String>,
+}
+
+const ASK: &str = "insert into resyncs default values returning id";
+
+/// Asks for a resync.
+pub async fn ask(database: &Database) -> Result<ResyncId> {
+    let mut session = database.session();
+    session.within(async |it| Ok(sqlx::query_scalar(ASK).fetch_one(it).await?)).await
+}
+
+const FIND: &str = "
+    select people, movements, products, done_at is not null as done, trouble,
+           coalesce(worked_at, asked_at) > clock_timestamp() - interval '30 seconds' as is_worked_at
+    from resyncs where id = $1";
+
+/// How far this resync is. Nothing, when the database was emptied meanwhile.
+pub async fn find(database: &Database, id: ResyncId) -> Result<Option<Resync>> {
+    let mut session = database.session();
+    session.within(async |it| Ok(sqlx::query_as(FIND).bind(id).fetch_optional(it).await?)).await
+}
+
+const IS_DUE: &str = "
+    select exists (select from resyncs where done_at is null) or not exists (select from resyncs)";
+
+/// Whether a resync was asked for, or was never done.
+pub async fn is_due(database: &Database) -> Result<bool> {
+    let mut session = database.session();
+    session.within(async |it| Ok(sqlx::query_scalar(IS_DUE).fetch_one(it).await?)).await
+}
+
+const NEWEST_SALE: &str = "
+    select id from stock_movements where cause <> 'stocked' order by id desc limit 1";
+
+/// The newest sale that this database knows, if any.
+pub async fn newest_sale(connection: &mut PgConnection) -> Result<Option<Uuid>> {
+    Ok(sqlx::query_scalar(NEWEST_SALE).fetch_optional(connection).await?)
+}
+
+const KNOWN: &str = "select count(*) from stock_movements where id = any($1)";
+
+/// Whether this database knows all these movements.
+pub async fn knows_all(connection: &mut PgConnection, movements: &[Movement]) -> Result<bool> {
+    let ids: Vec<_> = movements.iter().map(|movement| movement.id).collect();
+    let known: i64 = sqlx::query_scalar(KNOWN).bind(ids).fetch_one(connection).await?;
+    Ok(known == movements.len() as i64)
+}
+
+/// The right to resync a database: of its replicas, one has it at a time.
+#[derive(Debug)]
+pub struct Turn {
+    /// Holds the lock.
+    connection: PgConnection,
+    /// The newest that was asked for: it is done with all before it.
+    newest: ResyncId,
+}
+
+const LOCK: &str = "select pg_try_advisory_lock(hashtext('shop.resync'))";
+
+const BEGIN: &str = "
+    with first as (
+        insert into resyncs (worked_at) select now() where not exists (select from resyncs) returning id
+    ),
+    due as (update resyncs set worked_at = now() where done_at is null returning id)
+    select max(id) from (table first union all table due) as begun";
+
+const WORK: &str = "
+    update resyncs
+    set worked_at = now(), people = $2, movements = $3, products = $4, trouble = null
+    where id <= $1 and done_at is null";
+
+const FAIL: &str = "
+    update resyncs set worked_at = now(), trouble = $2 where id <= $1 and done_at is null";
+
+const FINISH: &str = "update resyncs set done_at = now() where id <= $1 and done_at is null";
+
+impl Turn {
+    /// Takes the turn, if a resync is due and no other replica is at it.
+    pub async fn take(database: &Database) -> Result<Option<Turn>> {
+        if !is_due(database).await? {
+            return Ok(None);
+        }
+        let mut connection = database.connect().await?;
+        let free: bool = within(sqlx::query_scalar(LOCK).fetch_one(&mut connection)).await?;
+        if !free {
+            return Ok(None);
+        }
+        // The one who had the turn may just have done it.
+        let newest: Option<ResyncId> =
+            within(sqlx::query_scalar(BEGIN).fetch_one(&mut connection)).await?;
+        Ok(newest.map(|newest| Turn { connection, newest }))
+    }
+
+    /// Says how far it is.
+    pub async fn work(&mut self, progress: Progress) -> Result<()> {
+        let Progress { people, movements, products } = progress;
+        let work = sqlx::query(WORK).bind(self.newest).bind(people).bind(movements).bind(products);
+        within(work.execute(&mut self.connection)).await?;
+        Ok(())
+    }
+
+    /// Says why this try did not come to an end.
+    pub async fn fail(&mut self, trouble: &str) -> Result<()> {
+        let fail = sqlx::query(FAIL).bind(self.newest).bind(trouble);
+        within(fail.execute(&mut self.connection)).await?;
+        Ok(())
+    }
+
+    /// Says that it is done.
+    pub async fn finish(mut self) -> Result<()> {
+        let finish = sqlx::query(FINISH).bind(self.newest);
+        within(finish.execute(&mut self.connection)).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,266 @@
+//! The ledger: the books of the three nodes agree, and where they do not, that is found and named.
+
+use std::time::Duration;
+
+use jsonwebtoken::Algorithm;
+use serde_json::{Value, json};
+use shop_supervisor::{Node, verify};
+use shop_tests::Folder;
+
+use crate::flow::buy;
+use crate::shop::{Client, Over, SECRET, Settings, TestShop, forge};
+
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The ledger as this node takes it, which every node does alike.
+async fn ledger(admin: &Client, node: Node) -> Value {
+    admin.get(node, "/admin/ledger?patience_ms=3000").await.expect(200)
+}
+
+/// Every difference, by whoever takes the ledger: the nodes, or `shop verify`.
+async fn differences(shop: &TestShop, admin: &Client) -> Vec<String> {
+    let said = |ledger: &Value| -> Vec<String> {
+        let line = |of: &Value| format!("{}: {}", of["subject"], of["detail"]).replace('"', "");
+        let lines: Vec<_> = ledger["differences"].as_array().unwrap().iter().map(line).collect();
+        assert_eq!(ledger["balanced"], lines.is_empty(), "{ledger}");
+        lines
+    };
+    let verified = verify::verify(&shop.settings.config(), PATIENCE).await.unwrap();
+    let verified_lines: Vec<_> = verified.differences.iter().map(ToString::to_string).collect();
+    for node in Node::ALL {
+        assert_eq!(said(&ledger(admin, node).await), verified_lines, "{node:?}");
+    }
+    for line in &verified_lines {
+        assert!(verified.to_string().contains(line), "the table names it: {verified}");
+    }
+    verified_lines
+}
+
+async fn change(shop: &TestShop, node: Node, statement: &'static str) {
+    let changed = sqlx::query(statement).execute(&mut shop.settings.database(node).await).await;
+    assert_eq!(changed.unwrap().rows_affected(), 1, "{statement}");
+}
+
+#[tokio::test]
+async fn a_shop_balances_on_the_bus() {
+    balance(Over::Bus).await;
+}
+
+#[tokio::test]
+async fn a_shop_balances_over_rabbitmq() {
+    balance(Over::RabbitMq).await;
+}
+
+async fn balance(over: Over) {
+    let shop = TestShop::over(over).await;
+    let admin = shop.admin().await;
+    assert_eq!(differences(&shop, &admin).await, [""; 0], "nothing was bought yet");
+    buy(shop.nobody()).await;
+    let bob = shop.user("bob").await;
+    admin.delete(Node::Auth, &format!("/api/v1/users/{}", bob.id())).await.expect(200);
+    assert_eq!(differences(&shop, &admin).await, [""; 0]);
+
+    let ledger = ledger(&admin, Node::Order).await;
+    assert_eq!(ledger["products_in_all"], 1);
+    let teapot = &ledger["products"][0];
+    assert_eq!(teapot["name"], "Синий чайник");
+    for node in ["catalog", "order"] {
+        assert_eq!((&teapot[node]["stocked"], &teapot[node]["left"]), (&json!(10), &json!(5)));
+    }
+    let users: Vec<_> =
+        ledger["copies"].as_array().unwrap().iter().filter(|of| of["what"] == "users").collect();
+    assert_eq!(users.len(), 3);
+    for copy in users {
+        assert_eq!(
+            (&copy["count"], &copy["checksum"]),
+            (&json!(2), &ledger["copies"][2]["checksum"])
+        );
+    }
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn one_piece_of_stock_is_missed() {
+    let shop = TestShop::start().await;
+    let admin = shop.admin().await;
+    let teapot = admin.product(1990, 37).await;
+    let cup = admin.product(300, 10).await;
+    let anna = shop.user("anna").await;
+    anna.order(&[(&teapot, 1), (&cup, 2)]).await.expect(201);
+    assert_eq!(differences(&shop, &admin).await, [""; 0]);
+
+    for (node, more, less, said) in [
+        (
+            Node::Catalog,
+            "update products set storage_quantity = storage_quantity + 1 where id = 1",
+            "update products set storage_quantity = storage_quantity - 1 where id = 1",
+            "product 1: the catalog shows 37 left, its movements add up to 36",
+        ),
+        (
+            Node::Order,
+            "update products set quantity = quantity - 1 where id = 2",
+            "update products set quantity = quantity + 1 where id = 2",
+            "product 2: the order node shows 7 left, its movements add up to 8",
+        ),
+    ] {
+        change(&shop, node, more).await;
+        assert_eq!(differences(&shop, &admin).await, [said]);
+        change(&shop, node, less).await;
+    }
+    assert_eq!(differences(&shop, &admin).await, [""; 0]);
+
+    // A sale that the catalog forgot, and the piece with it.
+    change(&shop, Node::Catalog, "update products set storage_quantity = 37 where id = 1").await;
+    change(&shop, Node::Catalog, "delete from stock_movements where product_id = 1 and delta < 0")
+        .await;
+    let said = differences(&shop, &admin).await;
+    assert_eq!(
+        said,
+        ["product 1: 0 sold by the catalog's movements, 1 by the order node's"],
+        "it is old enough to have arrived"
+    );
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_wrong_total_a_wrong_copy_and_a_wrong_item_are_found() {
+    let shop = TestShop::start().await;
+    let admin = shop.admin().await;
+    let anna = shop.user("anna").await;
+    let teapot = admin.product(1990, 37).await;
+    anna.order(&[(&teapot, 2)]).await.expect(201);
+    assert_eq!(differences(&shop, &admin).await, [""; 0]);
+
+    change(&shop, Node::Order, "update orders set total_price = total_price - 1").await;
+    change(&shop, Node::Catalog, "update customers set role = 'ADMIN' where username = 'anna'")
+        .await;
+    change(&shop, Node::Order, "delete from customers where username = 'admin'").await;
+    let said = differences(&shop, &admin).await;
+    let (email, anna, admin_id) = (&anna.user["email"], anna.id(), admin.id());
+    let email = email.as_str().unwrap();
+    assert_eq!(
+        said,
+        [
+            format!("user {admin_id}: the auth node has it, the order node does not"),
+            format!(
+                "user {anna}: the auth node says anna <{email}> User, the catalog anna <{email}> Admin"
+            ),
+            "order 1: it says 2 pieces for 3979, its items add up to 2 for 3980".to_owned(),
+        ]
+    );
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn an_event_that_waits_for_long_is_found_also_while_nothing_runs() {
+    let shop = TestShop::start().await;
+    let settings = shop.settings.clone();
+    shop.close().await;
+    let balanced = verify::verify(&settings.config(), PATIENCE).await.unwrap();
+    assert!(balanced.balanced, "{balanced}");
+
+    let old = "
+        insert into outbox (message_id, event, body, created_at)
+        values (gen_random_uuid(), 'stock.moved', '{}', now() - interval '75 seconds')";
+    sqlx::query(old).execute(&mut settings.database(Node::Order).await).await.unwrap();
+    let ledger = verify::verify(&settings.config(), Duration::ZERO).await.unwrap();
+    let said = ledger.differences.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(said.len(), 1, "{ledger}");
+    let begin = "outbox of the order node: 1 events wait for the broker, the oldest for 7";
+    assert!(said[0].starts_with(begin), "{said:?}");
+}
+
+#[tokio::test]
+async fn only_an_administrator_takes_the_ledger_and_only_nodes_read_books_beside() {
+    let shop = TestShop::start().await;
+    let (admin, anna) = (shop.admin().await, shop.user("anna").await);
+    let exp = 4_000_000_000_u64;
+    let node = json!({"sub": "order", "aud": "shop-node", "exp": exp});
+    let of_node = shop.nobody().with_token(&forge(&node, Algorithm::HS256, SECRET));
+    let forged = "another secret that is long enough";
+    let of_stranger = shop.nobody().with_token(&forge(&node, Algorithm::HS256, forged));
+    let mut both = admin.claims();
+    both["aud"] = json!("shop-node");
+    let of_both = shop.nobody().with_token(&forge(&both, Algorithm::HS256, SECRET));
+    for place in Node::ALL {
+        shop.nobody().get(place, "/admin/ledger").await.expect(401);
+        anna.get(place, "/admin/ledger").await.expect(403);
+        of_node.get(place, "/admin/ledger").await.expect(401);
+        of_both.get(place, "/admin/ledger").await.expect(401);
+        for book in ["people", "products", "movements", "summary"] {
+            let path = format!("/admin/books/{book}");
+            shop.nobody().get(place, &path).await.expect(401);
+            of_stranger.get(place, &path).await.expect(401);
+            anna.get(place, &path).await.expect(403);
+            admin.get(place, &path).await.expect(200);
+            of_node.get(place, &path).await.expect(200);
+        }
+    }
+    let path = "/api/v1/users/me";
+    of_node.get(Node::Auth, path).await.expect(401);
+    let token = json!({"token": of_node.token});
+    let verdict = shop.nobody().post(Node::Auth, "/api/v1/auth/verify", token).await.expect(200);
+    assert_eq!(verdict["valid"], false);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn books_come_in_pages() {
+    let shop = TestShop::start().await;
+    let admin = shop.admin().await;
+    for name in ["anna", "bob", "carla"] {
+        shop.user(name).await;
+    }
+    let whole = admin.get(Node::Auth, "/admin/books/people").await.expect(200);
+    assert_eq!(whole.as_array().map(Vec::len), Some(4));
+    let mut after = String::new();
+    for person in whole.as_array().unwrap() {
+        let page = format!("/admin/books/people?limit=1{after}");
+        let page = admin.get(Node::Auth, &page).await.expect(200);
+        assert_eq!(page, json!([person]));
+        after = format!("&after={}", person["id"].as_str().unwrap());
+    }
+    let last = admin.get(Node::Auth, &format!("/admin/books/people?limit=1{after}")).await;
+    assert_eq!(last.expect(200), json!([]));
+    for bad in ["after=x", "limit=x", "limit="] {
+        admin.get(Node::Auth, &format!("/admin/books/people?{bad}")).await.expect(400);
+    }
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_away_is_named() {
+    let mut settings = Settings::new(Over::Bus).await;
+    settings.set("SHOP__CLUSTER__ORDER_URL", "http://127.0.0.1:9");
+    let shop = TestShop::with(settings).await;
+    let admin = shop.admin().await;
+    let problem = admin.get(Node::Catalog, "/admin/ledger").await.expect(503);
+    assert!(problem["detail"].as_str().unwrap().contains("the order node is away"), "{problem}");
+    // The order node itself reads its own database.
+    admin.get(Node::Order, "/admin/ledger").await.expect(200);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn verify_makes_no_database_and_says_which_is_missing() {
+    let settings = Settings::new(Over::Bus).await;
+    let refused = verify::verify(&settings.config(), PATIENCE).await.unwrap_err().to_string();
+    assert!(refused.contains("auth.database") && refused.contains("does not exist"), "{refused}");
+
+    let folder = Folder::new("shop-nothing").unwrap();
+    let mut embedded = settings.clone();
+    embedded.set("SHOP__EMBEDDED__POSTGRES", "true");
+    embedded.set("SHOP__EMBEDDED__DIRECTORY", folder.path().to_str().unwrap());
+    let refused = verify::verify(&embedded.config(), PATIENCE).await.unwrap_err().to_string();
+    assert!(refused.contains("no shop has run on the data in"), "{refused}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+
+    TestShop::with(settings.clone()).await.close().await;
+    let mut order = settings.database(Node::Order).await;
+    sqlx::raw_sql("drop schema public cascade; create schema public")
+        .execute(&mut order)
+        .await
+        .unwrap();
+    let refused = verify::verify(&settings.config(), PATIENCE).await.unwrap_err().to_string();
+    assert!(refused.contains("does not hold the tables of the order node"), "{refused}");
+}
