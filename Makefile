@@ -1,5 +1,5 @@
 # The two commands of this repository. Both install what is missing on Debian and Ubuntu, and say
-# what to install elsewhere.
+# what to install elsewhere (the browser of the tests: on Ubuntu too).
 
 .PHONY: help run test
 

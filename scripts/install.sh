@@ -48,6 +48,14 @@ need_rabbitmq() {
         'Ubuntu: apt-get install rabbitmq-server), or ask an administrator to'
 }
 
+need_chromium() {
+    chromium_found && return
+    install_packages chromium chromium-driver || :
+    chromium_found || stop 'Chromium or its driver is missing, and the tests need both: install' \
+        'chromium and chromedriver so that they are on the path (Debian: apt-get install' \
+        'chromium chromium-driver), or ask an administrator to'
+}
+
 # What was fetched goes first, for it wrote the data; then where the shop looks by itself.
 postgres_found() {
     [ -z "${SHOP__EMBEDDED__POSTGRES_BINARIES:-}" ] || return 0 # the shop says if it is wrong
@@ -68,6 +76,10 @@ is_postgres() {
 
 rabbitmq_found() {
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || have rabbitmq-server
+}
+
+chromium_found() {
+    have chromium && have chromedriver
 }
 
 # Debian's packages, for root and for who is root by sudo without a password.

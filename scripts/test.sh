@@ -25,6 +25,7 @@ need_components
 need_compiler
 need_postgres
 need_rabbitmq
+need_chromium
 step 'format' cargo fmt --check
 step 'lints' cargo clippy --workspace --all-targets --release --locked -- -D warnings
 step 'release binary' cargo build --release --locked --bin shop

@@ -1,18 +1,34 @@
 //! How to reach an owner: an address that outlives the actor behind it, and mailboxes with a bound.
 
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ractor::{ActorRef, MessagingErr, RpcReplyPort, concurrency};
+use ractor::{ActorRef, RpcReplyPort, concurrency};
 use shop_persistence::{Error, Result, Trace};
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tracing::Span;
 
+use crate::inspector::{Handling, Inspector, Kind, Probe, Ticket};
+
 /// Where an owner answers.
 pub type Reply<T> = RpcReplyPort<Result<T>>;
+
+/// What an owner may be asked. The name of a message is that of its variant.
+pub trait Message: Send + 'static {
+    /// What it is called where it is counted.
+    fn name(&self) -> &'static str;
+}
+
+impl<M: Send + 'static> Message for M
+where
+    for<'m> &'m M: Into<&'static str>,
+{
+    fn name(&self) -> &'static str {
+        self.into()
+    }
+}
 
 /// The address of an owner, or of several that share its work by key.
 #[derive(Debug)]
@@ -29,11 +45,20 @@ impl<M> Clone for Addr<M> {
     }
 }
 
-impl<M: Send + 'static> Addr<M> {
-    /// An address of `shares` owners, each with a mailbox for `capacity` messages; an ask is answered
-    /// within `patience` or not at all.
-    pub fn new(name: &'static str, shares: usize, capacity: usize, patience: Duration) -> Addr<M> {
-        let mailbox = |share| Arc::new(Mailbox::new(format!("{name}/{share}"), name, capacity));
+impl<M: Message> Addr<M> {
+    /// An address of `shares` owners of this name on a branch of the tree, each with a mailbox for `capacity` messages; an
+    /// ask is answered within `patience` or not at all.
+    pub fn new(
+        branch: &Inspector,
+        name: &'static str,
+        shares: usize,
+        capacity: usize,
+        patience: Duration,
+    ) -> Addr<M> {
+        let mailbox = |share| {
+            let place = branch.branch(name).branch(&format!("{share}"));
+            Mailbox::new(name, place.probe(Kind::Owner, Some(capacity), 1))
+        };
         let mailboxes = (0..shares.max(1)).map(mailbox).collect();
         Addr { mailboxes, hasher: RandomState::new(), patience }
     }
@@ -41,11 +66,6 @@ impl<M: Send + 'static> Addr<M> {
     /// The mailboxes behind this address.
     pub fn mailboxes(&self) -> &[Arc<Mailbox<M>>] {
         &self.mailboxes
-    }
-
-    /// The figures of all its mailboxes now.
-    pub fn figures(&self) -> Vec<Figures> {
-        self.mailboxes.iter().map(|mailbox| mailbox.figures()).collect()
     }
 
     /// Asks the owner of `key`. Messages of one key are handled one after the other, in the order they were sent.
@@ -59,14 +79,11 @@ impl<M: Send + 'static> Addr<M> {
     ) -> Result<T> {
         let share = self.hasher.hash_one(key) as usize % self.mailboxes.len();
         let mailbox = &self.mailboxes[share];
-        let deadline = Instant::now() + self.patience;
+        let now = Instant::now();
+        let deadline = now + self.patience;
         let (reply, answer) = concurrency::oneshot();
-        let envelope = mailbox.seal(message(reply.into()), deadline)?;
-        let asked = async {
-            mailbox.deliver(envelope).await;
-            answer.await
-        };
-        match timeout_at(deadline, asked).await {
+        mailbox.post(message(reply.into()), now, deadline)?;
+        match timeout_at(deadline, answer).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(Error::Crashed(mailbox.kind)),
             Err(_) => {
@@ -76,113 +93,117 @@ impl<M: Send + 'static> Addr<M> {
     }
 }
 
-/// The queue in front of one owner. It stays when the owner is replaced by a fresh one.
-#[derive(Debug)]
+/// The queue in front of one owner. It stays, with all that waits in it, when the owner is replaced by a fresh one.
 pub struct Mailbox<M> {
-    name: String,
-    kind: &'static str,
-    capacity: usize,
-    owner: watch::Sender<Option<ActorRef<Envelope<M>>>>,
-    gauges: Arc<Gauges>,
+    pub(crate) kind: &'static str,
+    probe: Arc<Probe>,
+    queue: Mutex<Queue<M>>,
 }
 
-/// What is counted about a mailbox.
-#[derive(Debug, Default)]
-pub(crate) struct Gauges {
-    depth: AtomicUsize,
-    handled: AtomicU64,
-    rejected: AtomicU64,
-    expired: AtomicU64,
-    busy_micros: AtomicU64,
+/// What waits, and for whom.
+struct Queue<M> {
+    waiting: VecDeque<Envelope<M>>,
+    owner: Option<ActorRef<Signal<M>>>,
 }
 
-/// A mailbox's figures at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Figures {
-    /// Whose mailbox, such as `orders/2`.
-    pub name: String,
-    /// Messages that wait or are being handled.
-    pub depth: usize,
-    /// At most so many wait.
-    pub capacity: usize,
-    /// Messages handled since the start.
-    pub handled: u64,
-    /// Asks that were refused because the mailbox was full.
-    pub rejected: u64,
-    /// Messages dropped unhandled because their asker had given up.
-    pub expired: u64,
-    /// Time spent handling messages.
-    pub busy: Duration,
+/// What an owner's actor is told: the mailbox holds the messages themselves.
+#[derive(Debug)]
+pub(crate) enum Signal<M> {
+    /// One more message waits.
+    Message,
+    /// The owner's own message to itself, later.
+    Own(Envelope<M>),
+    /// Somebody wants to see the owner's state.
+    Look,
 }
 
-impl<M: Send + 'static> Mailbox<M> {
-    fn new(name: String, kind: &'static str, capacity: usize) -> Mailbox<M> {
-        let gauges = Arc::default();
-        Mailbox { name, kind, capacity, owner: watch::Sender::new(None), gauges }
+impl<M: Message> Mailbox<M> {
+    fn new(kind: &'static str, probe: Arc<Probe>) -> Arc<Mailbox<M>> {
+        let queue = Mutex::new(Queue { waiting: VecDeque::new(), owner: None });
+        let mailbox = Arc::new(Mailbox { kind, probe, queue });
+        let looked_at = Arc::downgrade(&mailbox);
+        mailbox.probe.nudged_by(move || {
+            let mailbox = looked_at.upgrade();
+            mailbox.iter().for_each(|mailbox| mailbox.queue().tell(Signal::Look));
+        });
+        mailbox
     }
 
-    /// Whose mailbox, such as `orders/2`.
-    pub fn name(&self) -> &str {
-        &self.name
+    /// What is measured of it and of its owner.
+    pub fn probe(&self) -> &Arc<Probe> {
+        &self.probe
     }
 
-    /// This mailbox's figures now.
-    pub fn figures(&self) -> Figures {
-        Figures {
-            name: self.name.clone(),
-            depth: self.gauges.depth.load(Relaxed),
-            capacity: self.capacity,
-            handled: self.gauges.handled.load(Relaxed),
-            rejected: self.gauges.rejected.load(Relaxed),
-            expired: self.gauges.expired.load(Relaxed),
-            busy: Duration::from_micros(self.gauges.busy_micros.load(Relaxed)),
+    fn queue(&self) -> MutexGuard<'_, Queue<M>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner) // nothing in there breaks half way
+    }
+
+    /// From now on this actor empties the mailbox, beginning with what waits already.
+    pub(crate) fn belongs_to(&self, owner: ActorRef<Signal<M>>) {
+        let mut queue = self.queue();
+        queue.owner = Some(owner);
+        for _ in 0..queue.waiting.len() {
+            queue.tell(Signal::Message);
         }
+        queue.tell(Signal::Look); // somebody may wait to see it
     }
 
-    /// From now on this actor empties the mailbox.
-    pub(crate) fn belongs_to(&self, owner: ActorRef<Envelope<M>>) {
-        self.owner.send_replace(Some(owner));
-    }
-
-    /// An envelope for a message from outside, if there is room for it.
-    fn seal(&self, message: M, deadline: Instant) -> Result<Envelope<M>> {
-        let envelope = self.envelope(message, Some(deadline));
-        if self.gauges.depth.load(Relaxed) > self.capacity {
-            self.gauges.rejected.fetch_add(1, Relaxed);
+    /// Puts a message from outside in, if there is room for it.
+    fn post(&self, message: M, now: Instant, deadline: Instant) -> Result<()> {
+        let envelope = self.envelope(message, now, Some(deadline));
+        if self.probe.is_closed() {
+            envelope.ticket.reject();
+            let why =
+                format!("the {} takes nothing new: an administrator has it drained", self.kind);
+            return Err(Error::Away(why.into()));
+        }
+        if self.probe.is_full() {
+            envelope.ticket.reject();
             return Err(Error::Overloaded(self.kind.into()));
         }
-        Ok(envelope)
+        self.put(envelope);
+        Ok(())
     }
 
-    /// An envelope for a message that must not be refused: the owner's own.
-    pub(crate) fn envelope(&self, message: M, deadline: Option<Instant>) -> Envelope<M> {
-        self.gauges.depth.fetch_add(1, Relaxed);
-        let ticket = Ticket(self.gauges.clone());
+    /// Puts a message behind those that wait.
+    pub(crate) fn put(&self, envelope: Envelope<M>) {
+        let mut queue = self.queue();
+        queue.waiting.push_back(envelope);
+        queue.tell(Signal::Message);
+    }
+
+    /// The message that has waited longest.
+    pub(crate) fn take(&self) -> Option<Envelope<M>> {
+        self.queue().waiting.pop_front()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue().waiting.is_empty()
+    }
+
+    pub(crate) fn envelope(
+        &self,
+        message: M,
+        now: Instant,
+        deadline: Option<Instant>,
+    ) -> Envelope<M> {
+        let ticket = self.probe.arrive(now, deadline);
         Envelope { message, deadline, span: Span::current(), trace: Trace::current(), ticket }
     }
+}
 
-    /// Hands the envelope to the owner; while there is none, waits for the next.
-    async fn deliver(&self, envelope: Envelope<M>) {
-        let Err(mut envelope) = self.hand_over(envelope) else { return };
-        let mut owner = self.owner.subscribe();
-        loop {
-            match self.hand_over(envelope) {
-                Ok(()) => return,
-                Err(back) => envelope = back,
-            }
-            if owner.changed().await.is_err() {
-                return;
-            }
+impl<M: Message> Queue<M> {
+    /// An actor that has ended hears nothing; the next one begins with all that waits.
+    fn tell(&self, signal: Signal<M>) {
+        if let Some(owner) = &self.owner {
+            owner.send_message(signal).ok();
         }
     }
+}
 
-    fn hand_over(&self, envelope: Envelope<M>) -> Result<(), Envelope<M>> {
-        let owner = self.owner.borrow();
-        let Some(owner) = owner.as_ref() else { return Err(envelope) };
-        match owner.send_message(envelope) {
-            Err(MessagingErr::SendErr(envelope)) => Err(envelope),
-            _ => Ok(()),
-        }
+impl<M> std::fmt::Debug for Mailbox<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mailbox").field("probe", &self.probe).finish_non_exhaustive()
     }
 }
 
@@ -196,38 +217,13 @@ pub(crate) struct Envelope<M> {
     ticket: Ticket,
 }
 
-impl<M> Envelope<M> {
+impl<M: Message> Envelope<M> {
     /// The message, unless its asker has given up; and the measure of its handling.
-    pub(crate) fn open(self) -> Option<(M, Busy)> {
-        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            self.ticket.0.expired.fetch_add(1, Relaxed);
+    pub(crate) fn open(self, now: Instant) -> Option<(M, Handling)> {
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
             return None;
         }
-        Some((self.message, Busy { since: Instant::now(), ticket: self.ticket }))
-    }
-}
-
-/// A place in a mailbox. Whatever becomes of the message, dropping it gives the place back.
-#[derive(Debug)]
-struct Ticket(Arc<Gauges>);
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.0.depth.fetch_sub(1, Relaxed);
-    }
-}
-
-/// Measures the handling of a message for as long as it lives.
-#[derive(Debug)]
-pub(crate) struct Busy {
-    since: Instant,
-    ticket: Ticket,
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        let Ticket(gauges) = &self.ticket;
-        gauges.handled.fetch_add(1, Relaxed);
-        gauges.busy_micros.fetch_add(self.since.elapsed().as_micros() as u64, Relaxed);
+        let handling = self.ticket.open(self.message.name(), self.trace, now);
+        Some((self.message, handling))
     }
 }

@@ -42,6 +42,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_was_stable_for_long_begins_anew() {
+        let mut backoff = Backoff::new(Duration::from_millis(8), Duration::from_millis(16));
+        let longest = (0..6).map(|_| backoff.pause()).max();
+        assert!(longest >= Some(Duration::from_millis(8)));
+        backoff.last = Instant::now() - Duration::from_millis(33);
+        assert!(backoff.pause() <= Duration::from_millis(8));
+    }
+
+    #[test]
     fn waits_double_up_to_a_bound() {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
         for full_ms in [100, 200, 400, 800, 1000, 1000] {

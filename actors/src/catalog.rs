@@ -1,17 +1,19 @@
 //! The owner of the catalog: categories, products, and the stock that came and went.
 
+use serde_json::{Value, json};
 use shop_persistence::catalog::{
     self, Category, CategoryId, FIRST_VERSION, NewCategory, NewProduct, Product, ProductId,
 };
 use shop_persistence::outbox::{self, Entry};
 use shop_persistence::stock::{self, Movement, Offer};
 use shop_persistence::{Database, Event, Result, Session};
+use strum::IntoStaticStr;
 
 use crate::idempotency::{Done, Once, change};
 use crate::{Handled, Me, Owner, Reply, answer};
 
 /// What the owner of the catalog may be asked.
-#[derive(Debug)]
+#[derive(Debug, IntoStaticStr)]
 pub enum Msg {
     /// An administrator adds a category.
     AddCategory(NewCategory, Option<Once>, Reply<Done<Category>>),
@@ -95,6 +97,10 @@ impl Catalog {
 
 impl Owner for Catalog {
     type Msg = Msg;
+
+    fn state(&self) -> Value {
+        json!({"connected": self.session.is_open()})
+    }
 
     async fn handle(&mut self, _: &Me<Msg>, message: Msg) -> Handled {
         match message {

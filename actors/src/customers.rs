@@ -1,14 +1,16 @@
 //! The owner of customers: what the catalog and order nodes have heard of the auth node's users.
 
+use serde_json::{Value, json};
 use shop_persistence::customers::{self, Customer, News};
 use shop_persistence::users::UserId;
 use shop_persistence::{Database, Result, Session};
+use strum::IntoStaticStr;
 use tokio::sync::broadcast;
 
 use crate::{Handled, Me, Owner, Reply, answer};
 
 /// What the owner of customers may be asked.
-#[derive(Debug)]
+#[derive(Debug, IntoStaticStr)]
 pub enum Msg {
     /// Users signed up, changed or left.
     Hear(Vec<News>, Reply<()>),
@@ -47,6 +49,10 @@ impl Customers {
 
 impl Owner for Customers {
     type Msg = Msg;
+
+    fn state(&self) -> Value {
+        json!({"connected": self.session.is_open()})
+    }
 
     async fn handle(&mut self, _: &Me<Msg>, message: Msg) -> Handled {
         match message {

@@ -2,14 +2,16 @@
 
 use std::future::Future;
 
+use serde_json::{Value, json};
 use shop_persistence::dead_letters::{self, DeadLetter, DeadLetterId, Page};
 use shop_persistence::{Database, Error, Note, Result, Session};
+use strum::IntoStaticStr;
 
 use crate::idempotency::{Done, Once, change};
 use crate::{Handled, Me, Owner, Reply, answer};
 
 /// What the owner of dead letters may be asked.
-#[derive(Debug)]
+#[derive(Debug, IntoStaticStr)]
 pub enum Msg {
     /// These could not be applied.
     Keep(Vec<DeadLetter>, Reply<()>),
@@ -92,6 +94,10 @@ impl<R: Redrive> DeadLetters<R> {
 
 impl<R: Redrive> Owner for DeadLetters<R> {
     type Msg = Msg;
+
+    fn state(&self) -> Value {
+        json!({"connected": self.session.is_open()})
+    }
 
     async fn handle(&mut self, _: &Me<Msg>, message: Msg) -> Handled {
         match message {

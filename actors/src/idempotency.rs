@@ -1,5 +1,6 @@
 //! Requests that may be repeated: done once, and answered alike.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -7,6 +8,7 @@ use shop_persistence::idempotency::{self, Answer, Key};
 use shop_persistence::{At, Database, Error, PgConnection, Result, Session};
 use tokio_util::sync::CancellationToken;
 
+use crate::inspector::Probe;
 use crate::{Backoff, Handled, Service};
 
 /// A request that its caller may repeat, and how its answer looks when it is kept.
@@ -93,14 +95,15 @@ impl Sweeper {
 }
 
 impl Service for Sweeper {
-    async fn run(self, stop: CancellationToken) -> Handled {
-        let mut session = self.database.session();
+    async fn run(self, probe: Arc<Probe>, stop: CancellationToken) -> Handled {
         let mut backoff = Backoff::default();
         let mut wait = Duration::ZERO;
         let rest = |wait| stop.run_until_cancelled(tokio::time::sleep(wait));
         while rest(wait).at("sweeper: rest").await.is_some() {
+            let mut session = self.database.session(); // rarely needed: not held meanwhile
             let sweep = async |connection: &mut _| idempotency::sweep(connection, BATCH).await;
-            wait = match session.within(sweep).at("sweeper: swept").await {
+            let swept = probe.measure("Sweep", session.within(sweep));
+            wait = match swept.at("sweeper: swept").await {
                 Ok(swept) if swept.cast_signed() < BATCH => self.rest(),
                 Ok(_) => BREATHER,
                 Err(error) if error.is_bug() => return Err(error.into()),

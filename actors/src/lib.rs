@@ -1,19 +1,22 @@
 //! The verbs of the shop: owners, their messages, how to reach them. The only crate, with the supervisor, that knows ractor.
 
 mod addr;
+pub mod audit;
 mod backoff;
 pub mod catalog;
 pub mod customers;
 pub mod dead_letters;
 pub mod idempotency;
+pub mod inspector;
 mod metrics;
 pub mod orders;
 mod owner;
 pub mod passwords;
+pub mod pulse;
 mod service;
 pub mod users;
 
-pub use addr::{Addr, Figures, Mailbox, Reply};
+pub use addr::{Addr, Mailbox, Message, Reply};
 pub use backoff::Backoff;
 pub use metrics::{Metrics, Readings};
 pub use owner::{Handled, Me, Owner, answer, hire};

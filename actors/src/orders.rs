@@ -3,11 +3,13 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use shop_persistence::orders::{self, Item, ItemId, NewOrder, Order, OrderId, Refusal};
 use shop_persistence::stock::{self, Movement, News};
 use shop_persistence::{
-    At, BrokenRule, Database, Error, PgConnection, Result, Session, idempotency,
+    At, BrokenRule, Database, Error, Kind, PgConnection, Result, Session, Step, Trace, idempotency,
 };
+use strum::IntoStaticStr;
 use tokio::time::Instant;
 
 use crate::idempotency::{Done, Once, change};
@@ -27,7 +29,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const MOST_THAT_WAIT: usize = 1024;
 
 /// What the owner of orders may be asked.
-#[derive(Debug)]
+#[derive(Debug, IntoStaticStr)]
 pub enum Msg {
     /// A customer orders.
     Place(NewOrder, Caller, Option<Once>, Reply<Done<Order>>),
@@ -64,6 +66,8 @@ struct Pending {
     caller: Caller,
     once: Option<Once>,
     since: Instant,
+    /// Whose order it is, among those of its batch.
+    trace: Option<Trace>,
     reply: Reply<Done<Order>>,
 }
 
@@ -97,7 +101,8 @@ impl Orders {
         if let Err(error) = caller.must_be(new.user_id(), allowed) {
             return answer(reply, Err(error));
         }
-        self.pending.push(Pending { new, caller, once, since: Instant::now(), reply });
+        let (since, trace) = (Instant::now(), Trace::current());
+        self.pending.push(Pending { new, caller, once, since, trace, reply });
         match self.pending.len() < MOST_IN_A_BATCH {
             true => self.see_to_flush(me),
             false => self.flush(me).await?,
@@ -131,7 +136,11 @@ impl Orders {
         if pending.is_empty() {
             return Ok(());
         }
-        let fates = match self.place_all(&pending).await {
+        let step = step(&pending);
+        let placing = Box::pin(self.place_all(&pending)); // large, and three messages lead here
+        let placed = step.trace().scope(placing).at("place: batch").await;
+        step.settle(&placed);
+        let fates = match placed {
             Err(error) if error.is_bug() => return Err(error.into()),
             Err(error) => {
                 let why = error.to_string();
@@ -164,7 +173,7 @@ impl Orders {
         let mut tx = self.session.begin().at("place: begin").await?;
         let mut fates = claim(&mut tx, pending).await?;
         let open = || pending.iter().zip(&fates).filter(|(_, fate)| fate.is_none());
-        let new: Vec<_> = open().map(|(order, _)| &order.new).collect();
+        let new: Vec<_> = open().map(|(order, _)| (&order.new, order.trace)).collect();
         let mut placed = orders::place(&mut tx, &new).await?.into_iter();
         let mut answers = vec![];
         let mut waiting = 0;
@@ -245,6 +254,15 @@ impl Pending {
     }
 }
 
+/// A batch is a step of its first order's trace, done for the others as well.
+fn step(pending: &[Pending]) -> Step {
+    let mut traces = pending.iter().filter_map(|order| order.trace);
+    let mut step = Step::begin(traces.next(), Kind::Internal, "place orders");
+    step.set("shop.orders", pending.len() as i64);
+    traces.for_each(|other| step.link(other));
+    step
+}
+
 /// What is clear before anything is placed: who was answered before, is being answered elsewhere, or repeats another
 /// order of this batch.
 async fn claim(tx: &mut PgConnection, pending: &[Pending]) -> Result<Vec<Option<Fate>>> {
@@ -268,6 +286,23 @@ async fn claim(tx: &mut PgConnection, pending: &[Pending]) -> Result<Vec<Option<
 
 impl Owner for Orders {
     type Msg = Msg;
+
+    /// No order is left behind: those that wait for news wait at most as long as they would.
+    async fn wind_up(&mut self, me: &Me<Msg>) -> Handled {
+        while !self.waiting.is_empty() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            self.look_again(me).await?;
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> Value {
+        json!({
+            "connected": self.session.is_open(),
+            "pending": self.pending.len(),
+            "waiting_for_news": self.waiting.len(),
+        })
+    }
 
     async fn handle(&mut self, me: &Me<Msg>, message: Msg) -> Handled {
         match message {

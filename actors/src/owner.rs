@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
-use shop_persistence::Result;
+use serde_json::Value;
+use shop_persistence::{Kind, Result, Trace};
 use tokio::time::{Instant, timeout_at};
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use crate::Reply;
-use crate::addr::{Envelope, Mailbox};
+use crate::addr::{Envelope, Mailbox, Message, Signal};
 
 /// How long an owner may be at a message that its asker no longer waits for: longer than the database lets a statement
 /// run, so it is only ever met when the network hangs. Then a fresh owner has a fresh connection.
@@ -23,7 +24,7 @@ pub type Handled = Result<(), ActorProcessingErr>;
 /// Owns something, and does what it is asked about it, one message after the other.
 pub trait Owner: Send + 'static {
     /// What it may be asked.
-    type Msg: Send + 'static;
+    type Msg: Message;
 
     /// Does what the message asks. An expected failure is an answer; an error ends this owner, and its
     /// supervisor starts a fresh one.
@@ -32,6 +33,16 @@ pub trait Owner: Send + 'static {
         me: &Me<Self::Msg>,
         message: Self::Msg,
     ) -> impl Future<Output = Handled> + Send;
+
+    /// Does what it put off, when it is to end in good order and nothing waits for it any more.
+    fn wind_up(&mut self, _: &Me<Self::Msg>) -> impl Future<Output = Handled> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// A short view of its state for whoever runs the shop: figures and names, and nothing of a customer's.
+    fn state(&self) -> Value {
+        Value::Null
+    }
 }
 
 /// Sends what the asker can act on. A bug is not an answer: it ends the owner.
@@ -49,21 +60,21 @@ pub fn answer<T>(reply: Reply<T>, outcome: Result<T>) -> Handled {
 #[derive(Debug)]
 pub struct Me<M> {
     mailbox: Arc<Mailbox<M>>,
-    actor: ActorRef<Envelope<M>>,
+    actor: ActorRef<Signal<M>>,
 }
 
-impl<M: Send + 'static> Me<M> {
+impl<M: Message> Me<M> {
     /// Puts a message behind those that wait now.
     pub fn tell(&self, message: M) {
-        // It can only fail when this owner ends, and then nobody is left to care.
-        self.actor.send_message(self.mailbox.envelope(message, None)).ok();
+        self.mailbox.put(self.mailbox.envelope(message, Instant::now(), None));
     }
 
     /// Puts a message behind those that wait `after` some time.
     pub fn tell_after(&self, after: Duration, message: impl FnOnce() -> M + Send + 'static) {
-        let mailbox = self.mailbox.clone();
-        // Ends by itself with the actor.
-        drop(self.actor.send_after(after, move || mailbox.envelope(message(), None)));
+        let (mailbox, span) = (self.mailbox.clone(), Span::current());
+        let envelope = move || mailbox.envelope(message(), Instant::now(), None);
+        let own = move || Signal::Own(span.in_scope(envelope));
+        drop(self.actor.send_after(after, own)); // ends by itself with the actor
     }
 }
 
@@ -79,12 +90,12 @@ pub async fn hire<O: Owner>(
     Ok(actor.get_cell())
 }
 
-/// The ractor actor that an owner is. What every owner does alike is done here: measuring, tracing, dropping what
-/// nobody waits for any more.
+/// The ractor actor that an owner is. What every owner does alike is done here: measuring, tracing, waiting while it is
+/// paused, dropping what nobody waits for any more.
 struct Worker<O>(PhantomData<fn() -> O>);
 
 impl<O: Owner> Actor for Worker<O> {
-    type Msg = Envelope<O::Msg>;
+    type Msg = Signal<O::Msg>;
     type State = (O, Me<O::Msg>);
     type Arguments = (O, Arc<Mailbox<O::Msg>>);
 
@@ -100,22 +111,67 @@ impl<O: Owner> Actor for Worker<O> {
     async fn handle(
         &self,
         _: ActorRef<Self::Msg>,
-        envelope: Self::Msg,
+        signal: Self::Msg,
         (owner, me): &mut Self::State,
     ) -> Handled {
-        let (span, trace) = (envelope.span.clone(), envelope.trace);
-        let limit = envelope.deadline.unwrap_or_else(Instant::now) + OVERTIME;
-        let Some((message, _busy)) = envelope.open() else { return Ok(()) };
-        let handling = owner.handle(me, message).instrument(span);
-        let handling = async {
-            match trace {
-                Some(trace) => trace.scope(handling).await,
-                None => handling.await,
-            }
+        let mailbox = me.mailbox.clone();
+        let probe = mailbox.probe();
+        if !matches!(signal, Signal::Look) {
+            probe.unless_paused().await; // and only then takes it: whoever ends a paused actor loses nothing
+        }
+        let envelope = match signal {
+            Signal::Look => None,
+            Signal::Own(envelope) => Some(envelope),
+            Signal::Message => mailbox.take(),
         };
-        match timeout_at(limit, handling).await {
-            Ok(handled) => handled,
-            Err(_) => Err("it was at one message for too long".into()),
+        if let Some(envelope) = envelope {
+            work(owner, me, envelope).await?;
+        }
+        probe.show(|| owner.state());
+        Ok(())
+    }
+
+    /// In good order, that is: after what waits, and what the owner told itself meanwhile.
+    async fn post_stop(&self, _: ActorRef<Self::Msg>, (owner, me): &mut Self::State) -> Handled {
+        let mailbox = me.mailbox.clone();
+        loop {
+            while let Some(envelope) = mailbox.take() {
+                work(owner, me, envelope).await?;
+            }
+            owner.wind_up(me).await?;
+            if mailbox.is_empty() {
+                return Ok(());
+            }
         }
     }
+}
+
+/// Has the owner handle a message, for as long as that may take.
+async fn work<O: Owner>(owner: &mut O, me: &Me<O::Msg>, envelope: Envelope<O::Msg>) -> Handled {
+    let (span, trace) = (envelope.span.clone(), envelope.trace);
+    let (now, asked) = (Instant::now(), envelope.deadline.is_some());
+    let limit = envelope.deadline.unwrap_or(now) + OVERTIME;
+    let Some((message, measured)) = envelope.open(now) else { return Ok(()) };
+    // What an owner tells itself is no step of its own: it goes on with what the owner was asked.
+    let (kind, name) = (me.mailbox.kind, message.name());
+    let step = |trace: Trace| trace.step(Kind::Internal, format_args!("{kind} {name}"));
+    let step = trace.filter(|_| asked).map(step);
+    let trace = step.as_ref().map_or(trace, |step| Some(step.trace()));
+    let handling = owner.handle(me, message).instrument(span);
+    let handling = async {
+        match trace {
+            Some(trace) => trace.scope(handling).await,
+            None => handling.await,
+        }
+    };
+    let handled = match timeout_at(limit, handling).await {
+        Ok(handled) => handled,
+        Err(_) => Err("it was at one message for too long".into()),
+    };
+    if let Some(step) = step {
+        step.settle(&handled);
+    }
+    handled?;
+    measured.done();
+    Ok(())
 }

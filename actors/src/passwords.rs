@@ -1,11 +1,14 @@
 //! Passwords and their bcrypt hashes, made and compared on threads of their own, so that a flood of logins
 //! slows logins alone.
 
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use shop_persistence::{Error, Invalid, Result};
+use shop_persistence::{Error, Invalid, Result, Trace};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::inspector::{Inspector, Kind, Phase, Probe};
 
 /// bcrypt reads no further (<https://www.usenix.org/legacy/events/usenix99/provos/provos.pdf>, 4).
 const MOST_BYTES: usize = 72;
@@ -41,8 +44,9 @@ type Job = Box<dyn FnOnce() + Send>;
 /// The threads that hash.
 #[derive(Debug, Clone)]
 pub struct Passwords {
-    jobs: SyncSender<Job>,
+    jobs: Sender<Job>,
     decoy: Arc<Decoy>,
+    probe: Arc<Probe>,
 }
 
 /// The hash of a password that nobody has: to compare with it takes as long as with a real one.
@@ -63,10 +67,18 @@ impl Decoy {
 }
 
 impl Passwords {
-    /// Starts `threads` that hash with `cost` (4 to 31: each step doubles the time); `capacity` jobs may wait.
-    pub fn start(threads: usize, cost: u32, capacity: usize) -> Result<Passwords> {
+    /// Starts `threads` that hash with `cost` (4 to 31: each step doubles the time); `capacity` jobs may wait. They are
+    /// measured as a pool on this `branch` of the tree.
+    pub fn start(
+        branch: &Inspector,
+        threads: usize,
+        cost: u32,
+        capacity: usize,
+    ) -> Result<Passwords> {
+        let probe = branch.branch("passwords").probe(Kind::Pool, Some(capacity), threads);
+        probe.enter(Phase::Running);
         let decoy = Arc::new(Decoy { cost, hash: OnceLock::new() });
-        let (jobs, waiting) = sync_channel(capacity);
+        let (jobs, waiting) = channel();
         let waiting = Arc::new(Mutex::new(waiting));
         for thread in 0..threads.max(1) {
             let (waiting, decoy) = (waiting.clone(), decoy.clone());
@@ -78,13 +90,13 @@ impl Passwords {
                 })
                 .map_err(|error| Error::Bug(error.into()))?;
         }
-        Ok(Passwords { jobs, decoy })
+        Ok(Passwords { jobs, decoy, probe })
     }
 
     /// The hash to keep of a password.
     pub async fn hash(&self, password: Password) -> Result<String> {
         let cost = self.decoy.cost;
-        self.run(move || {
+        self.run("Hash", move || {
             // Nothing is cut: a `Password` fits. `non_truncating_hash` takes 71 bytes only, for it counts a closing zero.
             bcrypt::hash(password.0, cost).map_err(|error| Error::Bug(error.into()))
         })
@@ -95,7 +107,7 @@ impl Passwords {
     /// also when there is no hash to compare with.
     pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool> {
         let decoy = self.decoy.clone();
-        self.run(move || {
+        self.run("Verify", move || {
             let comparable = password.len() <= MOST_BYTES && !password.contains('\0');
             let (password, hash) = match &hash {
                 Some(hash) if comparable => (password.as_str(), hash.as_str()),
@@ -106,20 +118,28 @@ impl Passwords {
         .await?
     }
 
-    async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    async fn run<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        let job = move || {
-            if !reply.is_closed() {
-                reply.send(job()).ok(); // the asker may have lost patience
-            }
-        };
-        match self.jobs.try_send(Box::new(job)) {
-            Ok(()) => answer.await.map_err(|_| Error::Away("the password check ended".into())),
-            Err(TrySendError::Full(_)) => Err(Error::Overloaded("password check".into())),
-            Err(TrySendError::Disconnected(_)) => {
-                Err(Error::Away("the password check ended".into()))
-            }
+        let (ticket, trace) = (self.probe.arrive(Instant::now(), None), Trace::current());
+        if self.probe.is_full() {
+            ticket.reject();
+            return Err(Error::Overloaded("password check".into()));
         }
+        let job = move || {
+            if reply.is_closed() {
+                return ticket.expire(); // the asker has lost patience
+            }
+            let handling = ticket.open(name, trace, Instant::now());
+            reply.send(job()).ok();
+            handling.done();
+        };
+        let ended = || Error::Away("the password check ended".into());
+        self.jobs.send(Box::new(job)).map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())
     }
 }
 
@@ -150,7 +170,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_right_password_is_verified() {
-        let passwords = Passwords::start(1, 4, 8).unwrap();
+        let passwords = Passwords::start(&Inspector::new("test"), 1, 4, 8).unwrap();
         let hash = passwords.hash(Password::parse("correct horse".into()).unwrap()).await.unwrap();
         assert!(passwords.verify("correct horse".into(), Some(hash.clone())).await.unwrap());
         assert!(!passwords.verify("wrong horse".into(), Some(hash)).await.unwrap());
@@ -159,7 +179,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_longer_password_is_not_the_one_it_begins_with() {
-        let passwords = Passwords::start(1, 4, 8).unwrap();
+        let passwords = Passwords::start(&Inspector::new("test"), 1, 4, 8).unwrap();
         let longest = "x".repeat(72);
         let hash = passwords.hash(Password::parse(longest.clone()).unwrap()).await.unwrap();
         assert!(passwords.verify(longest.clone(), Some(hash.clone())).await.unwrap());

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
@@ -9,21 +10,29 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::Handled;
+use crate::inspector::Probe;
 
 /// Keeps something going: a listener, a connection, a process.
 pub trait Service: Send + 'static {
     /// Works until `stop` is cancelled, then ends in good order. To end before that is a failure, whatever is returned.
-    fn run(self, stop: CancellationToken) -> impl Future<Output = Handled> + Send;
+    /// What it is at is measured by `probe`.
+    fn run(
+        self,
+        probe: Arc<Probe>,
+        stop: CancellationToken,
+    ) -> impl Future<Output = Handled> + Send;
 }
 
 /// Starts `service` under `supervisor`. When it is stopped it has `grace` to end in good order.
 pub async fn launch<S: Service>(
     service: S,
+    probe: &Arc<Probe>,
     grace: Duration,
     supervisor: ActorCell,
 ) -> Result<ActorCell, SpawnErr> {
     let keeper = Keeper(PhantomData);
-    let (actor, _) = Actor::spawn_linked(None, keeper, (service, grace), supervisor).await?;
+    let service = (service, probe.clone(), grace);
+    let (actor, _) = Actor::spawn_linked(None, keeper, service, supervisor).await?;
     Ok(actor.get_cell())
 }
 
@@ -42,15 +51,15 @@ struct Kept {
 impl<S: Service> Actor for Keeper<S> {
     type Msg = Ended;
     type State = Kept;
-    type Arguments = (S, Duration);
+    type Arguments = (S, Arc<Probe>, Duration);
 
     async fn pre_start(
         &self,
         actor: ActorRef<Ended>,
-        (service, grace): Self::Arguments,
+        (service, probe, grace): Self::Arguments,
     ) -> Result<Kept, ActorProcessingErr> {
         let stop = CancellationToken::new();
-        let work = tokio::spawn(service.run(stop.clone()));
+        let work = tokio::spawn(service.run(probe, stop.clone()));
         let work = tokio::spawn(async move {
             let ended = AbortOnDropHandle::new(work).await;
             actor.send_message(Ended(ended)).ok(); // it may be stopping already

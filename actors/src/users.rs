@@ -1,14 +1,16 @@
 //! The owner of users: who there is on the auth node, and what they may do.
 
+use serde_json::{Value, json};
 use shop_persistence::outbox::{self, Entry};
 use shop_persistence::users::{self, Credentials, NewUser, Profile, Role, User, UserId, Versioned};
 use shop_persistence::{Database, Error, Event, Note, Result, Session, events::Gone};
+use strum::IntoStaticStr;
 
 use crate::idempotency::{Done, Once, change};
 use crate::{Handled, Me, Owner, Reply, answer};
 
 /// What the owner of users may be asked.
-#[derive(Debug)]
+#[derive(Debug, IntoStaticStr)]
 pub enum Msg {
     /// Somebody signs up.
     Register(NewUser, Option<Once>, Reply<Done<User>>),
@@ -145,6 +147,10 @@ fn another_remains(admins: &[UserId], without: UserId) -> Result<()> {
 
 impl Owner for Users {
     type Msg = Msg;
+
+    fn state(&self) -> Value {
+        json!({"connected": self.session.is_open()})
+    }
 
     async fn handle(&mut self, _: &Me<Msg>, message: Msg) -> Handled {
         match message {

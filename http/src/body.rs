@@ -4,10 +4,10 @@ use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use deserr::{
     DeserializeError, Deserr, ErrorKind, IntoValue, MergeWithError, ValueKind, ValuePointerRef,
 };
@@ -38,6 +38,27 @@ impl<S: Send + Sync, T: Deserr<BrokenRules>> FromRequest<S> for Json<T> {
             Ok(value) => Ok(Json(value)),
             Err(BrokenRules(rules)) => Err(Failure::broken(rules)),
         }
+    }
+}
+
+/// A body of JSON as a `T`; none at all is `{}`.
+#[derive(Debug)]
+pub struct OrEmpty<T>(pub T);
+
+impl<S: Send + Sync, T: Deserr<BrokenRules>> FromRequest<S> for OrEmpty<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<OrEmpty<T>, Failure> {
+        let (parts, body) = request.into_parts();
+        let body = read(Request::from_parts(parts.clone(), body), state).await?;
+        let mut request = Request::from_parts(parts, Body::from(body.clone()));
+        if body.is_empty() {
+            request = Request::new(Body::from("{}"));
+            let json = HeaderValue::from_static("application/json");
+            request.headers_mut().insert(header::CONTENT_TYPE, json);
+        }
+        let Json(value) = Json::from_request(request, state).await?;
+        Ok(OrEmpty(value))
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::broadcast;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::asking::send;
 use crate::body::BrokenRules;
 use crate::problem::Failure;
 use crate::tokens::{Claims, Tokens};
@@ -31,40 +32,105 @@ const SIGN_IN: Error =
 
 const STALE: Error = Error::Unauthorized("this token's user is gone or has changed; sign in again");
 
+/// How long an administrator who was let in may look on while nobody can be asked: a database that is away is a reason
+/// to look.
+const LOOKS_ON: Duration = Duration::from_secs(900);
+
+/// How long such a one waits to be asked for all the same.
+const GLANCE: Duration = Duration::from_millis(250);
+
 /// Decides whose token is good.
 #[derive(Debug, Clone)]
-pub enum Gate {
-    /// The auth node's: it knows its users.
-    Own(Arc<Tokens>, Addr<users::Msg>),
+pub struct Gate {
+    keeper: Keeper,
+    /// Administrators who were let in lately, by their tokens.
+    lately: Cache<Uuid, Caller>,
+}
+
+/// Who is asked about tokens.
+#[derive(Debug, Clone)]
+enum Keeper {
+    /// The auth node's: it knows its users. Those who run the shop are asked for at an owner of its own, which answers
+    /// while the others refuse.
+    Own(Arc<Tokens>, Addr<users::Msg>, Addr<users::Msg>),
     /// Another node's: it asks the auth node.
     Remote(Remote),
 }
 
 impl Gate {
+    /// The auth node's gate: it asks the owner of users, and for those who run the shop another one, which answers while
+    /// the first refuses.
+    pub fn own(tokens: Arc<Tokens>, users: Addr<users::Msg>, admission: Addr<users::Msg>) -> Gate {
+        Gate { keeper: Keeper::Own(tokens, users, admission), lately: lately() }
+    }
+
+    /// Another node's gate: it asks the auth node.
+    pub fn remote(remote: Remote) -> Gate {
+        let lately = remote.admins.clone();
+        Gate { keeper: Keeper::Remote(remote), lately }
+    }
+
+    fn tokens(&self) -> &Tokens {
+        match &self.keeper {
+            Keeper::Own(tokens, ..) => tokens,
+            Keeper::Remote(remote) => &remote.tokens,
+        }
+    }
+
     /// Who brings this token, unless it is not good (any more).
     pub async fn admit(&self, token: &str) -> Result<Caller> {
-        match self {
-            Gate::Own(tokens, users) => {
-                let claims = tokens.read(token)?;
-                let user = match users
-                    .ask(claims.sub, |reply| users::Msg::Find(claims.sub, reply))
-                    .await
-                {
-                    Err(Error::Missing(_)) => return Err(STALE),
-                    user => user?,
-                };
-                admit(&claims, user)
-            }
-            Gate::Remote(remote) => remote.admit(token).await,
+        match &self.keeper {
+            Keeper::Own(tokens, users, _) => verify(tokens, users, token).await,
+            Keeper::Remote(remote) => remote.admit(token).await,
         }
+    }
+
+    /// The administrator who brings this token; also while all else is refused. To look on, who was let in lately need
+    /// not wait for those who cannot tell now.
+    pub async fn admit_admin(&self, token: &str, looks_on: bool) -> Result<Caller> {
+        let id = self.tokens().read(token)?.jti;
+        let asked = async {
+            match &self.keeper {
+                Keeper::Own(tokens, _, admission) => verify(tokens, admission, token).await,
+                Keeper::Remote(remote) => remote.admit(token).await,
+            }
+        };
+        let lately = if looks_on { self.lately.get(&id).await } else { None };
+        let asked = match lately {
+            None => asked.await,
+            Some(caller) => match tokio::time::timeout(GLANCE, asked).await {
+                Err(_) | Ok(Err(Error::Away(_) | Error::Overloaded(_) | Error::Crashed(_))) => {
+                    return Ok(caller);
+                }
+                Ok(asked) => asked,
+            },
+        };
+        let admitted = asked.and_then(|caller| caller.must_be_admin().map(|()| caller));
+        match &admitted {
+            Ok(caller) => self.lately.insert(id, caller.clone()).await,
+            Err(_) => self.lately.invalidate(&id).await,
+        }
+        admitted
     }
 
     /// Whether this token is another node's.
     fn is_of_node(&self, token: &str) -> bool {
-        match self {
-            Gate::Own(tokens, _) => tokens.is_of_node(token),
-            Gate::Remote(remote) => remote.tokens.is_of_node(token),
-        }
+        self.tokens().is_of_node(token)
+    }
+}
+
+fn lately() -> Cache<Uuid, Caller> {
+    let lately = Cache::builder().max_capacity(1000).time_to_live(LOOKS_ON);
+    lately.support_invalidation_closures().build()
+}
+
+/// What the owner of users says of a token.
+pub async fn verify(tokens: &Tokens, users: &Addr<users::Msg>, token: &str) -> Result<Caller> {
+    let claims = tokens.read(token)?;
+    let found = users.ask(claims.sub, |reply| users::Msg::Find(claims.sub, reply)).await;
+    match found {
+        Err(Error::Missing(_)) => Err(STALE),
+        user => admit(&claims, user?),
     }
 }
 
@@ -83,6 +149,8 @@ pub struct Remote {
     client: reqwest::Client,
     verify_url: String,
     verified: Cache<Uuid, Caller>,
+    /// Administrators who were let in lately.
+    admins: Cache<Uuid, Caller>,
     customers: Addr<customers::Msg>,
 }
 
@@ -106,20 +174,23 @@ impl Remote {
             .time_to_live(cache_time)
             .support_invalidation_closures()
             .build();
-        let forgetting = verified.clone();
+        let admins = lately();
+        let forgetting = [verified.clone(), admins.clone()];
         tokio::spawn(async move {
             loop {
                 match changed.recv().await {
-                    Ok(id) => {
-                        drop(forgetting.invalidate_entries_if(move |_, caller| caller.id == id))
+                    Ok(id) => forgetting.iter().for_each(|cache| {
+                        drop(cache.invalidate_entries_if(move |_, caller| caller.id == id));
+                    }),
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        forgetting.iter().for_each(Cache::invalidate_all);
                     }
-                    Err(broadcast::error::RecvError::Lagged(_)) => forgetting.invalidate_all(),
                     Err(broadcast::error::RecvError::Closed) => return,
                 }
             }
         });
         let verify_url = format!("{}/api/v1/auth/verify", auth_url.trim_end_matches('/'));
-        Ok(Remote { tokens, client, verify_url, verified, customers })
+        Ok(Remote { tokens, client, verify_url, verified, admins, customers })
     }
 
     async fn admit(&self, token: &str) -> Result<Caller> {
@@ -128,13 +199,20 @@ impl Remote {
         verified.map_err(|error| match &*error {
             Error::Unauthorized(why) => Error::Unauthorized(why),
             Error::Overloaded(what) => Error::Overloaded(what.clone()),
+            Error::Away(what) => Error::Away(what.clone()),
             error => Error::Away(error.to_string().into()),
         })
     }
 
     async fn verify(&self, token: &str, claims: &Claims) -> Result<Caller> {
         let request = self.client.post(&self.verify_url).json(&Token { token: token.to_owned() });
-        let answer = async { request.send().await?.error_for_status()?.json::<Verdict>().await };
+        let answer = async {
+            send(request, "POST /api/v1/auth/verify")
+                .await?
+                .error_for_status()?
+                .json::<Verdict>()
+                .await
+        };
         match answer.await {
             Ok(Verdict {
                 user_id: Some(id), username: Some(username), role: Some(role), ..
@@ -221,15 +299,17 @@ fn gate(parts: &Parts) -> Result<Arc<Gate>> {
 
 /// An administrator; for anybody else the answer is 403.
 #[derive(Debug)]
-pub struct Admin;
+pub struct Admin(pub Caller);
 
 impl<S: Sync> FromRequestParts<S> for Admin {
     type Rejection = Failure;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Admin, Failure> {
-        let Signed(caller) = Signed::from_request_parts(parts, state).await?;
-        caller.must_be_admin()?;
-        Ok(Admin)
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Admin, Failure> {
+        let gate = gate(parts)?;
+        let token = bearer(parts).ok_or(SIGN_IN)?;
+        let caller = gate.admit_admin(token, parts.method.is_safe()).await?;
+        parts.extensions.insert(caller.clone());
+        Ok(Admin(caller))
     }
 }
 
@@ -247,6 +327,31 @@ impl<S: Sync> FromRequestParts<S> for NodeOrAdmin {
         }
         Admin::from_request_parts(parts, state).await?;
         Ok(NodeOrAdmin)
+    }
+}
+
+/// The right to watch, for as long as its token is good.
+#[derive(Debug)]
+pub struct Watch {
+    gate: Arc<Gate>,
+    token: String,
+}
+
+impl Watch {
+    /// Whether the administrator may still watch. A gate that cannot tell now leaves it as it is.
+    pub async fn goes_on(&self) -> bool {
+        let refused = self.gate.admit_admin(&self.token, true).await;
+        !matches!(refused, Err(Error::Unauthorized(_) | Error::Forbidden(_)))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Watch {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Watch, Failure> {
+        Admin::from_request_parts(parts, state).await?;
+        let token = bearer(parts).ok_or(SIGN_IN)?.to_owned();
+        Ok(Watch { gate: gate(parts)?, token })
     }
 }
 

@@ -11,19 +11,24 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::serve::ListenerExt;
 use axum::{Extension, Router, ServiceExt};
+use shop_actors::inspector::{Handling, Probe, Ticket};
 use shop_actors::{Addr, Handled, Metrics, Service};
-use shop_persistence::{Error, Trace};
+use shop_persistence::{Error, Kind, Step, Trace};
 use tokio::sync::Semaphore;
+use tokio::time::Instant as Moment;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Layer;
 use tower::util::MapRequestLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
-use utoipa_axum::router::OpenApiRouter;
 
+use crate::actors::Actors;
 use crate::problem::Failure;
-use crate::{Api, Books, Gate, Keys, Vitals, books, dead_letters, docs, operations};
+use crate::{
+    Api, Books, Cluster, Gate, Keys, Vitals, actors, audit, books, cluster, dead_letters, docs,
+    operations, page,
+};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -32,15 +37,25 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub struct Limits {
     /// The largest body, in bytes.
     pub body_bytes: usize,
-    /// Requests being worked on; more are refused. Health and metrics do not count.
+    /// Requests being worked on; more are refused. Health, metrics and what administrators ask do not count.
     pub in_flight: usize,
 }
 
+/// What administrators ask has room of its own.
+const ADMIN_IN_FLIGHT: usize = 128;
+
+/// So has whoever signs in to ask: anybody may, and must not be in their way.
+const DOOR_IN_FLIGHT: usize = 32;
+
+/// The id that a request's log lines carry.
+#[derive(Debug, Clone)]
+pub struct RequestId(pub HeaderValue);
+
 /// Answers HTTP requests on a listener.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Edge {
     /// Bound once by the node, so that the port outlives this edge.
-    pub listener: TcpListener,
+    pub listener: Arc<TcpListener>,
     /// What clients may call.
     pub api: Api,
     /// Who owns the messages that could not be applied.
@@ -51,6 +66,10 @@ pub struct Edge {
     pub keys: Keys,
     /// What the node shows of its database.
     pub books: Books,
+    /// Who writes down what administrators do.
+    pub audit: Addr<shop_actors::audit::Msg>,
+    /// The other nodes and replicas, for administrators.
+    pub cluster: Cluster,
     /// What health and metrics are read from.
     pub vitals: Vitals,
     /// How much is taken on at once.
@@ -76,22 +95,25 @@ impl Doors {
 }
 
 impl Service for Edge {
-    async fn run(self, stop: CancellationToken) -> Handled {
-        let Edge { listener, api, letters, gate, keys, books, vitals, limits, doors } = self;
+    async fn run(self, probe: Arc<Probe>, stop: CancellationToken) -> Handled {
+        let Edge { listener, doors, .. } = &self;
+        let (listener, doors) = (listener.try_clone()?, doors.clone());
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let listener = listener.tap_io(|stream| {
             stream.set_nodelay(true).ok(); // an answer is written whole
         });
-        let routes = api.routes().merge(dead_letters::routes(letters)).merge(books::routes(books));
-        let app = MapRequestLayer::new(without_trailing_slash)
-            .layer(app(routes, gate, keys, vitals, limits));
+        // Whoever watches would hold the doors open.
+        let closing = doors.closing.child_token();
+        // However this edge ends, its connections end with it: the next one stands before other owners.
+        let _closes = closing.clone().drop_guard();
+        let app = MapRequestLayer::new(without_trailing_slash).layer(app(self, probe, &closing));
         let app = ServiceExt::<Request>::into_make_service(app);
-        let (closing, stopped) = (doors.closing.clone(), stop.clone());
+        let stopped = stop.clone();
         let closed = async move {
             tokio::select! {
                 () = closing.cancelled() => {}
-                () = stopped.cancelled() => {}
+                () = stopped.cancelled() => closing.cancel(),
             }
         };
         let serving = axum::serve(listener, app).with_graceful_shutdown(closed);
@@ -102,17 +124,35 @@ impl Service for Edge {
 }
 
 /// Everything that a node answers.
-fn app(routes: OpenApiRouter, gate: Gate, keys: Keys, vitals: Vitals, limits: Limits) -> Router {
-    let node = vitals.node;
-    let metrics = vitals.metrics.clone();
-    let (work, paths) = routes.split_for_parts();
-    let room = Arc::new(Semaphore::new(limits.in_flight));
-    let work = work.layer(Extension(Arc::new(gate))).layer(Extension(keys));
-    let work = work.layer(from_fn_with_state(room, shed));
+fn app(edge: Edge, probe: Arc<Probe>, closing: &CancellationToken) -> Router {
+    let Edge { api, letters, gate, keys, books, audit, cluster, vitals, limits, .. } = edge;
+    let (node, metrics) = (vitals.node, vitals.metrics.clone());
+    let watched =
+        Actors::new(vitals.inspector.clone(), audit.clone(), vitals.clone(), closing.clone());
+    let admin = actors::routes(watched)
+        .merge(audit::routes(audit))
+        .merge(cluster::routes(cluster.clone(), closing.clone()))
+        .merge(dead_letters::routes(letters))
+        .merge(books::routes(books));
+    let (work, paths) = api.routes().split_for_parts();
+    let (admin, admin_paths) = admin.split_for_parts();
+    let room = Room { places: Arc::new(Semaphore::new(limits.in_flight)), probe: Some(probe) };
+    let (door, door_paths) = cluster::door(cluster).split_for_parts();
+    let door_room = Room { places: Arc::new(Semaphore::new(DOOR_IN_FLIGHT)), probe: None };
+    let admin_room = Room { places: Arc::new(Semaphore::new(ADMIN_IN_FLIGHT)), probe: None };
+    let asked = work
+        .layer(from_fn_with_state(room, shed))
+        .merge(admin.layer(from_fn_with_state(admin_room, shed)))
+        .merge(door.layer(from_fn_with_state(door_room, shed)))
+        .layer(Extension(Arc::new(gate)))
+        .layer(Extension(keys));
+    let documented =
+        docs::of(node).merge_from(paths).merge_from(admin_paths).merge_from(door_paths);
     Router::new()
         .merge(operations::routes(vitals))
-        .merge(docs::routes(docs::of(node).merge_from(paths)))
-        .merge(work)
+        .merge(docs::routes(documented))
+        .merge(page::routes())
+        .merge(asked)
         .fallback(nowhere)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(limits.body_bytes))
@@ -139,25 +179,47 @@ fn without_trailing_slash(mut request: Request) -> Request {
     request
 }
 
+/// Room for so many requests at once.
+#[derive(Clone)]
+struct Room {
+    places: Arc<Semaphore>,
+    /// What measures them.
+    probe: Option<Arc<Probe>>,
+}
+
 /// Refuses work past the limit at once, rather than queueing it without end.
-async fn shed(State(room): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
-    match room.try_acquire() {
-        Ok(_place) => next.run(request).await,
-        Err(_) => Failure::from(Error::Overloaded("node".into())).into_response(),
-    }
+async fn shed(State(room): State<Room>, request: Request, next: Next) -> Response {
+    let now = Moment::now();
+    let ticket = room.probe.as_ref().map(|probe| probe.arrive(now, None));
+    let Ok(_place) = room.places.try_acquire() else {
+        ticket.into_iter().for_each(Ticket::reject);
+        return Failure::from(Error::Overloaded("node".into())).into_response();
+    };
+    let method = known(request.method());
+    let measured = ticket.map(|ticket| ticket.open(method, Trace::current(), now));
+    let response = next.run(request).await;
+    measured.into_iter().for_each(Handling::done);
+    response
 }
 
 /// Gives every request an id and a trace, which its log lines and events carry, and counts it.
-async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
+async fn observe(State(metrics): State<Metrics>, mut request: Request, next: Next) -> Response {
     let since = Instant::now();
     let id = request_id(&request);
+    request.extensions_mut().insert(RequestId(id.clone()));
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let route = route.unwrap_or_else(|| "none".to_owned());
-    let trace = request.headers().get("traceparent");
-    let trace = trace.and_then(|value| value.to_str().ok()?.parse().ok());
-    let trace = trace.unwrap_or_else(Trace::start).step();
-    let span = tracing::info_span!("request", request.id = id.to_str().unwrap_or_default());
+    let caller = request.headers().get("traceparent");
+    let caller = caller.and_then(|value| value.to_str().ok()?.parse().ok());
+    let mut step = Step::begin(caller, Kind::Server, format_args!("{} {route}", known(&method)));
+    let shown_id = id.to_str().unwrap_or_default();
+    step.set("http.request.method", known(&method));
+    step.set("http.route", route.as_str());
+    step.set("request.id", shown_id);
+    // Of the highest level: whatever lines are wanted, they say whose they are.
+    let trace = step.trace();
+    let span = tracing::error_span!("request", request.id = shown_id, trace.id = %trace.shown_id());
     metrics.in_flight.inc();
     let answer = async {
         let mut response = next.run(request).await;
@@ -169,6 +231,12 @@ async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -
     };
     let response = trace.scope(answer.instrument(span)).await;
     metrics.in_flight.dec();
+    let status = response.status();
+    step.set("http.response.status_code", i64::from(status.as_u16()));
+    match status.is_server_error() {
+        true => step.fail(status),
+        false => step.done(),
+    }
     let method = known(&method);
     metrics.requests.with_label_values(&[&route, method, response.status().as_str()]).inc();
     let seconds = metrics.request_seconds.with_label_values(&[&route, method]);

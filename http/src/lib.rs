@@ -1,15 +1,20 @@
 //! The edge of a node: routes, bodies, tokens, status codes, and the API's documentation. The only crate that knows axum.
 
+mod actors;
+mod asking;
+mod audit;
 mod body;
 mod books;
 mod callers;
 mod catalog;
+mod cluster;
 mod dead_letters;
 mod docs;
 mod edge;
 mod idempotency;
 mod operations;
 mod orders;
+mod page;
 mod peers;
 mod problem;
 mod resync;
@@ -18,6 +23,7 @@ mod users;
 
 pub use books::Books;
 pub use callers::{Gate, Remote};
+pub use cluster::Cluster;
 pub use edge::{Doors, Edge, Limits};
 pub use idempotency::Keys;
 pub use operations::Vitals;

@@ -1,44 +1,107 @@
 //! What operators call: whether a node lives and is ready, and its metrics.
 
-use std::collections::HashMap;
-use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::{Json, Router, routing};
+use jiff::Timestamp;
 use serde::Serialize;
-use shop_actors::{Figures, Metrics, Readings};
+use shop_actors::inspector::{Actor, Inspector, Kind, Probe, Status as Fares};
+use shop_actors::pulse::{Msg, Reading};
+use shop_actors::{Addr, Metrics, Readings};
 use shop_persistence::{Database, Error};
+use tokio::sync::watch;
+use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::problem::{Failure, Result};
 
 /// How long the database may take to answer before it counts as away.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Many may look at the node every second; its database is read once for all of them.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// How long a look at the node waits for its database.
+const GLANCE: Duration = Duration::from_millis(250);
+
 /// What a node's health and metrics are read from.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Vitals {
     /// The node's name.
     pub node: &'static str,
+    /// Its process, by a made-up name.
+    pub process: Uuid,
+    /// Since when that runs.
+    pub started_at: Timestamp,
     /// Its database.
     pub database: Database,
+    /// Who tells what waits in it.
+    pub pulse: Addr<Msg>,
     /// Whether there is a connection to the broker.
-    pub broker: Arc<AtomicBool>,
+    pub broker: watch::Receiver<bool>,
     /// The queues that it listens on.
     pub queues: Vec<&'static str>,
-    /// The figures of its owners' mailboxes.
-    pub mailboxes: Arc<dyn Fn() -> Vec<Figures> + Send + Sync>,
+    /// What is measured of its actors.
+    pub inspector: Inspector,
     /// What it counts.
     pub metrics: Metrics,
 }
 
-impl fmt::Debug for Vitals {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Vitals").field("node", &self.node).finish_non_exhaustive()
+/// What a node tells of itself.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct NodeState {
+    /// Which one.
+    #[schema(example = "order")]
+    node: &'static str,
+    /// Of which version.
+    version: &'static str,
+    /// Nodes of one process give the same.
+    process: Uuid,
+    /// Since when it runs.
+    #[schema(value_type = String, format = DateTime)]
+    started_at: Timestamp,
+    /// Whether there is a connection to the broker.
+    broker: bool,
+    /// Events not yet confirmed by the broker; none while the database does not answer.
+    outbox: Option<Outbox>,
+    /// How many messages could not be applied and wait for a person.
+    dead_letters: Option<i64>,
+}
+
+/// Events not yet confirmed by the broker.
+#[derive(Debug, Serialize, ToSchema)]
+struct Outbox {
+    /// How many.
+    length: i64,
+    /// How many seconds the oldest has waited.
+    age_seconds: f64,
+}
+
+impl Vitals {
+    /// What waits in the database, as it was at most so long ago; none if it does not tell within `patience`.
+    async fn reading(&self, oldest: Duration, patience: Duration) -> Option<Reading> {
+        let reading = self.pulse.ask((), |reply| Msg::Read(oldest, reply));
+        tokio::time::timeout(patience, reading).await.ok().and_then(Result::ok)
+    }
+
+    /// What the node tells of itself now.
+    pub async fn state(&self) -> NodeState {
+        let reading = self.reading(FRESH, GLANCE).await;
+        NodeState {
+            node: self.node,
+            version: env!("CARGO_PKG_VERSION"),
+            process: self.process,
+            started_at: self.started_at,
+            broker: *self.broker.borrow(),
+            outbox: reading.as_ref().map(|reading| Outbox {
+                length: reading.outbox_length,
+                age_seconds: reading.outbox_age_seconds,
+            }),
+            dead_letters: reading.map(|reading| reading.dead_letters.values().sum()),
+        }
     }
 }
 
@@ -62,12 +125,12 @@ async fn ok() -> Json<Status> {
 }
 
 async fn ready(State(vitals): State<Vitals>) -> Result<Json<Status>> {
-    let database = tokio::time::timeout(PATIENCE, vitals.database.ping()).await;
+    let database = tokio::time::timeout(PATIENCE, vitals.pulse.ask((), Msg::Ping)).await;
     let mut away = vec![];
     if !matches!(database, Ok(Ok(()))) {
         away.push("database");
     }
-    if !vitals.broker.load(Relaxed) {
+    if !*vitals.broker.borrow() {
         away.push("broker");
     }
     match away.is_empty() {
@@ -80,49 +143,96 @@ async fn ready(State(vitals): State<Vitals>) -> Result<Json<Status>> {
 }
 
 async fn metrics(State(vitals): State<Vitals>) -> Result<impl IntoResponse> {
-    let stored = async { stored(&vitals.database).await.ok() };
-    let stored = tokio::time::timeout(PATIENCE, stored).await.ok().flatten();
-    let text = read(&vitals, stored)
+    let reading = vitals.reading(FRESH / 10, PATIENCE).await;
+    let text = read(&vitals, reading)
         .and_then(|readings| vitals.metrics.render(&readings))
         .map_err(|error| Error::Bug(error.into()))?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }
 
-/// What is read from the database.
-struct Stored {
-    /// How long the outbox is, and how many seconds its oldest event has waited.
-    backlog: (i64, f64),
-    /// How many dead letters there are of each queue that has any.
-    dead_letters: HashMap<String, i64>,
-}
+/// A figure of an actor: its name, what it means, and where it is found.
+type ActorFigure = (&'static str, &'static str, fn(&Actor, &Probe) -> Option<f64>);
 
-async fn stored(database: &Database) -> shop_persistence::Result<Stored> {
-    let backlog = database.backlog().await?;
-    let dead_letters = database.dead_letters().await?.into_iter().collect();
-    Ok(Stored { backlog, dead_letters })
-}
-
-/// A figure of a mailbox: its name, what it means, and where it is found.
-type MailboxFigure = (&'static str, &'static str, fn(&Figures) -> f64);
-
-const MAILBOX: [MailboxFigure; 6] = [
-    ("mailbox_depth", "Messages that wait or are being handled.", |of| of.depth as f64),
-    ("mailbox_capacity", "At most so many messages wait.", |of| of.capacity as f64),
-    ("mailbox_handled_total", "Messages handled.", |of| of.handled as f64),
-    ("mailbox_rejected_total", "Asks refused: the mailbox was full.", |of| of.rejected as f64),
-    ("mailbox_expired_total", "Messages whose asker had given up.", |of| of.expired as f64),
-    ("mailbox_busy_seconds_total", "Time spent on messages.", |of| of.busy.as_secs_f64()),
+const ACTOR: [ActorFigure; 20] = [
+    ("mailbox_depth", "Messages that wait or are being handled.", |of, _| {
+        Some(of.mailbox_depth as f64)
+    }),
+    ("mailbox_high_water", "The most messages there ever were.", |of, _| {
+        Some(of.mailbox_high_water as f64)
+    }),
+    ("mailbox_capacity", "At most so many messages wait.", |of, _| {
+        // A service takes no more than it can: that is no limit to watch.
+        let limit = of.mailbox_capacity.filter(|_| of.kind != Kind::Service);
+        limit.map(|capacity| capacity as f64)
+    }),
+    ("mailbox_handled_total", "Messages handled.", |of, _| Some(of.handled as f64)),
+    ("mailbox_rejected_total", "Messages refused: too many waited.", |of, _| {
+        Some(of.rejected as f64)
+    }),
+    ("mailbox_expired_total", "Messages whose asker had given up.", |of, _| {
+        Some(of.expired as f64)
+    }),
+    ("mailbox_lost_total", "Messages that ended with their actor.", |of, _| Some(of.lost as f64)),
+    ("mailbox_wait_seconds_total", "Time that messages waited.", |_, probe| {
+        Some(probe.waited().as_secs_f64())
+    }),
+    ("mailbox_busy_seconds_total", "Time spent on messages.", |_, probe| {
+        Some(probe.busy().as_secs_f64())
+    }),
+    ("mailbox_wait_p50_seconds", "Half of the last messages waited at most so long.", |of, _| {
+        of.mailbox_p50_ms.map(seconds)
+    }),
+    ("mailbox_wait_p99_seconds", "99 of 100 waited at most so long.", |of, _| {
+        of.mailbox_p99_ms.map(seconds)
+    }),
+    ("handler_p50_seconds", "Half of the last messages took at most so long.", |of, _| {
+        of.handler_p50_ms.map(seconds)
+    }),
+    ("handler_p99_seconds", "99 of 100 took at most so long.", |of, _| {
+        of.handler_p99_ms.map(seconds)
+    }),
+    ("handler_max_seconds", "The longest of the last messages.", |of, _| {
+        of.handler_max_ms.map(seconds)
+    }),
+    ("actor_restarts_total", "How often the actor was started again.", |of, _| {
+        Some(of.restarts as f64)
+    }),
+    ("actor_busy_share", "The share of the last second that was spent on messages.", |of, _| {
+        Some(of.busy_share)
+    }),
+    ("actor_stuck", "Whether it has been at one message for over two seconds.", |of, _| {
+        Some(truth(of.status == Fares::Stuck))
+    }),
+    ("actor_overloaded", "Whether it refuses messages.", |of, _| {
+        Some(truth(of.status == Fares::Overloaded))
+    }),
+    ("actor_restarting", "Whether it died and waits to be started again.", |of, _| {
+        Some(truth(of.status == Fares::Restarting))
+    }),
+    ("actor_away", "Whether it was stopped or paused.", |of, _| {
+        Some(truth(matches!(of.status, Fares::Stopped | Fares::Paused | Fares::Draining)))
+    }),
 ];
 
+fn seconds(milliseconds: f64) -> f64 {
+    milliseconds / 1e3
+}
+
+fn truth(is_so: bool) -> f64 {
+    f64::from(u8::from(is_so))
+}
+
 /// Reads the figures that are not counted. Those in the database are left out while it is away.
-fn read(vitals: &Vitals, stored: Option<Stored>) -> prometheus::Result<Readings> {
+fn read(vitals: &Vitals, stored: Option<Reading>) -> prometheus::Result<Readings> {
     let readings = Readings::new(vitals.node)?;
-    let mailboxes = (vitals.mailboxes)();
-    for (name, help, figure) in MAILBOX {
-        let each = mailboxes.iter().map(|figures| (figures.name.clone(), figure(figures)));
-        readings.add(name, help, "owner", each)?;
+    let probes = vitals.inspector.probes();
+    let actors: Vec<_> = probes.iter().map(|probe| (Actor::of(probe), probe)).collect();
+    for (name, help, figure) in ACTOR {
+        let each = actors.iter();
+        let each = each.filter_map(|(of, probe)| Some((of.path.clone(), figure(of, probe)?)));
+        readings.add(name, help, "actor", each)?;
     }
-    if let Some(Stored { backlog: (length, age), dead_letters }) = stored {
+    if let Some(Reading { outbox_length, outbox_age_seconds, dead_letters }) = stored {
         let of = |queue: &str| dead_letters.get(queue).map_or(0.0, |count| *count as f64);
         let each = vitals.queues.iter().map(|queue| (queue.to_string(), of(queue)));
         let help = "Messages that could not be applied and wait for a person.";
@@ -132,19 +242,19 @@ fn read(vitals: &Vitals, stored: Option<Stored>) -> prometheus::Result<Readings>
             "outbox_length",
             "Events not yet confirmed by the broker.",
             "table",
-            outbox(length as f64),
+            outbox(outbox_length as f64),
         )?;
         readings.add(
             "outbox_age_seconds",
             "How long the oldest of them has waited.",
             "table",
-            outbox(age),
+            outbox(outbox_age_seconds),
         )?;
     }
-    let (open, idle) = vitals.database.connections();
-    let connections = [("open".to_owned(), f64::from(open)), ("idle".to_owned(), idle as f64)];
+    let connections = vitals.database.connections();
+    let connections = connections.map(|(state, count)| (state.to_owned(), f64::from(count)));
     readings.add("pool_connections", "Connections to the database.", "state", connections)?;
-    let broker = [("broker".to_owned(), f64::from(u8::from(vitals.broker.load(Relaxed))))];
+    let broker = [("broker".to_owned(), truth(*vitals.broker.borrow()))];
     readings.add("up", "Whether there is a connection.", "to", broker)?;
     Ok(readings)
 }

@@ -11,6 +11,7 @@ use shop_persistence::users::UserId;
 use shop_persistence::{Error, Result};
 use uuid::Uuid;
 
+use crate::asking::send;
 use crate::tokens::Tokens;
 
 /// How long another node may take to be there.
@@ -74,7 +75,8 @@ impl Peer {
         let name = self.name;
         let token = self.tokens.sign_node(self.me)?;
         let request = self.client.get(format!("{}/admin/books/{book}", self.url));
-        let answer = match request.bearer_auth(token).send().await {
+        let step = format!("GET /admin/books/{}", book.split('?').next().unwrap_or_default());
+        let answer = match send(request.bearer_auth(token), step).await {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::debug!(%error, node = name, "a node does not answer");

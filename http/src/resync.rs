@@ -2,8 +2,10 @@
 //! events that flow meanwhile. Versions and the movements' ids make it harmless beside them.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
+use shop_actors::inspector::Probe;
 use shop_actors::{Addr, Backoff, Handled, Service, catalog, customers, orders};
 use shop_persistence::books::{Books, FIRST, FIRST_PRODUCT, Own, Person, Stock};
 use shop_persistence::customers::News;
@@ -32,6 +34,13 @@ pub struct Resync {
     pub peers: Peers,
 }
 
+/// Whether the database was compared with what the catalog remembers, and what its newest sale was at the start.
+#[derive(Debug, Default)]
+struct Compared {
+    newest: Option<Option<Uuid>>,
+    done: bool,
+}
+
 /// A node's copies.
 #[derive(Debug, Clone)]
 pub enum Copies {
@@ -43,19 +52,19 @@ pub enum Copies {
 
 impl Service for Resync {
     /// To cut it off anywhere is harmless: what is not done starts over.
-    async fn run(self, stop: CancellationToken) -> Handled {
-        stop.run_until_cancelled(self.keep_looking()).await;
+    async fn run(self, probe: Arc<Probe>, stop: CancellationToken) -> Handled {
+        stop.run_until_cancelled(self.keep_looking(&probe)).await;
         Ok(())
     }
 }
 
 impl Resync {
-    async fn keep_looking(&self) {
+    async fn keep_looking(&self, probe: &Arc<Probe>) {
         let mut backoff = Backoff::default();
         let mut said = String::new();
-        let mut compared = false;
+        let mut compared = Compared::default();
         loop {
-            let pause = match self.look(&mut compared).await {
+            let pause = match probe.measure("Look", self.look(&mut compared)).await {
                 Ok(()) => {
                     said.clear();
                     LOOK
@@ -75,25 +84,36 @@ impl Resync {
     }
 
     /// Resyncs, if that is due. Once after the start, sees by itself whether it is.
-    async fn look(&self, compared: &mut bool) -> Result<()> {
+    async fn look(&self, compared: &mut Compared) -> Result<()> {
+        let newest = match compared.newest {
+            Some(newest) => newest,
+            // Before anything new is sold, or as soon as can be.
+            None => *compared.newest.insert(self.newest_sale().await?),
+        };
         self.when_due().await?;
-        if !*compared {
-            if self.is_restored().await? {
+        if !compared.done {
+            if self.is_restored(newest).await? {
                 tracing::warn!(
                     "the catalog remembers sales that this database does not: was it restored?"
                 );
                 resyncs::ask(&self.database).await?;
             }
-            *compared = true;
+            compared.done = true;
         }
         Ok(())
     }
 
+    /// The newest sale that this database knows of, if it is an order node's.
+    async fn newest_sale(&self) -> Result<Option<Uuid>> {
+        let Copies::Order(..) = self.copies else { return Ok(None) };
+        let mut session = self.database.session();
+        session.within(async |it| resyncs::newest_sale(it).await).await
+    }
+
     /// Whether this is an order node on a database that is older than what the catalog remembers of its sales.
-    async fn is_restored(&self) -> Result<bool> {
+    async fn is_restored(&self, newest: Option<Uuid>) -> Result<bool> {
         let Copies::Order(..) = self.copies else { return Ok(false) };
         let mut session = self.database.session();
-        let newest = session.within(async |it| resyncs::newest_sale(it).await).await?;
         let newer = self.peers.catalog.movements(newest.unwrap_or(FIRST), PAGE).await?;
         // Another replica may have sold more meanwhile: that is known here.
         Ok(!session.within(async |it| resyncs::knows_all(it, &newer).await).await?)

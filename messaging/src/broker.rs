@@ -72,6 +72,14 @@ pub enum Broker {
 }
 
 impl Broker {
+    /// What traces call it.
+    pub(crate) fn system(&self) -> &'static str {
+        match self {
+            Self::Rabbit(_) => "rabbitmq",
+            Self::Bus(_) => "in_process",
+        }
+    }
+
     /// Opens a session to publish on: the whole topology declared, confirms on.
     ///
     /// # Errors

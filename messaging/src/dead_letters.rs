@@ -7,16 +7,17 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use shop_actors::dead_letters::{Msg, Redrive};
+use shop_actors::inspector::Probe;
 use shop_actors::{Addr, Backoff, Handled, Service};
 use shop_persistence::dead_letters::{DeadLetter, Payload};
 use shop_persistence::{Error, date};
 use tokio_util::sync::CancellationToken;
 
 use crate::translate::{Desk, name, translate};
-use crate::{Broker, Consumer, Delivery, Message, Result, topology};
+use crate::{Consumer, Delivery, Link, Message, Result, topology};
 
 /// At most so many dead letters are taken and not yet kept.
-const PREFETCH: u16 = 64;
+pub const PREFETCH: u16 = 64;
 
 /// How long to wait when a dead letter ended the owner who should keep it: long enough to not wear out its supervisor.
 const AFTER_A_CRASH: Duration = Duration::from_secs(10);
@@ -48,13 +49,13 @@ pub struct Keeper {
     /// Who owns them from then on.
     pub letters: Addr<Msg>,
     /// Where from.
-    pub broker: Broker,
+    pub link: Link,
 }
 
 impl Service for Keeper {
-    async fn run(self, stop: CancellationToken) -> Handled {
+    async fn run(self, probe: Arc<Probe>, stop: CancellationToken) -> Handled {
         let mut backoff = Backoff::default();
-        while let Some(Err(error)) = stop.run_until_cancelled(self.session()).await {
+        while let Some(Err(error)) = stop.run_until_cancelled(self.session(&probe)).await {
             let wait = backoff.pause();
             let queue = self.queue;
             tracing::warn!(%error, queue, retry_ms = wait.as_millis(), "the keeper of dead letters lost its connection");
@@ -67,8 +68,10 @@ impl Service for Keeper {
 impl Keeper {
     /// Keeps them over one connection until it breaks. To cut it off anywhere is harmless: what was not
     /// acknowledged comes again, and is kept once.
-    async fn session(&self) -> Result<()> {
-        let mut consumer = self.broker.consumer(&topology::dead(self.queue), PREFETCH).await?;
+    async fn session(&self, probe: &Arc<Probe>) -> Result<()> {
+        self.link.up().await;
+        let mut consumer =
+            self.link.broker().consumer(&topology::dead(self.queue), PREFETCH).await?;
         loop {
             let mut batch = vec![consumer.next().await?];
             while let Some(delivery) = consumer.try_next() {
@@ -76,7 +79,7 @@ impl Keeper {
             }
             let Some(last) = batch.last().map(|delivery| delivery.tag) else { continue };
             let letters = batch.into_iter().map(|delivery| self.letter(&consumer, delivery));
-            self.keep(letters.collect()).await;
+            probe.measure("Keep", self.keep(letters.collect())).await;
             consumer.ack_up_to(last).await?;
         }
     }
@@ -91,7 +94,10 @@ impl Keeper {
             event: name(&message).to_owned(),
             version: message.version,
             reason: message.reason.unwrap_or_else(|| "nobody said why".to_owned()),
-            first_failed_at: failed_at.unwrap_or_else(date),
+            // Anybody may have written any time on it; a database knows fewer.
+            first_failed_at: failed_at
+                .filter(|at| *at >= Timestamp::UNIX_EPOCH)
+                .unwrap_or_else(date),
             tries: i32::try_from(tries).unwrap_or(i32::MAX),
             headers: headers.into(),
             properties: properties.into(),

@@ -1,11 +1,18 @@
 //! The intake: from a queue of the broker to an owner. Acknowledged only after the owner's commit.
 
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use shop_actors::inspector::{Handling, Probe};
 use shop_actors::{Backoff, Handled, Metrics, Service};
-use shop_persistence::{At, Error};
+use shop_persistence::{At, Error, Event};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::translate::{Desk, News, translate};
-use crate::{Broker, Consumer, Delivery, Result};
+use crate::traced::Taken;
+use crate::translate::{Desk, News, name, translate};
+use crate::{Consumer, Delivery, Link, Message, Result};
 
 /// Hands one queue's messages to their owner, in batches of what waits.
 #[derive(Debug, Clone)]
@@ -15,19 +22,21 @@ pub struct Intake {
     /// Whom its messages are for.
     pub desk: Desk,
     /// Where from.
-    pub broker: Broker,
+    pub link: Link,
     /// At most so many messages are taken and not yet acknowledged.
     pub prefetch: u16,
-    /// A message that ended its owner goes to the dead letters when it was handed out so often before.
+    /// A message that ended its owner is handed out so often again; then it goes to the dead letters.
     pub most_tries: u32,
+    /// How often each did so.
+    pub deaths: Deaths,
     /// Counts what was consumed.
     pub metrics: Metrics,
 }
 
 impl Service for Intake {
-    async fn run(self, stop: CancellationToken) -> Handled {
+    async fn run(self, probe: Arc<Probe>, stop: CancellationToken) -> Handled {
         let mut backoff = Backoff::default();
-        let session = || stop.run_until_cancelled(self.session());
+        let session = || stop.run_until_cancelled(self.session(&probe));
         while let Some(Err(error)) = session().at("intake: session").await {
             let wait = backoff.pause();
             let queue = self.queue;
@@ -38,18 +47,19 @@ impl Service for Intake {
     }
 }
 
-/// A delivery that an owner can hear.
+/// A message that an owner can hear.
 struct Readable {
-    delivery: Delivery,
+    taken: Taken,
     news: News,
 }
 
 impl Intake {
     /// Consumes over one connection until it breaks. To cut it off anywhere is harmless: what was not
     /// acknowledged comes again, and owners hear everything once.
-    async fn session(&self) -> Result<()> {
-        let mut consumer =
-            self.broker.consumer(self.queue, self.prefetch).at("intake: open consumer").await?;
+    async fn session(&self, probe: &Arc<Probe>) -> Result<()> {
+        self.link.up().at("intake: link").await;
+        let consumer = self.link.broker().consumer(self.queue, self.prefetch);
+        let mut consumer = consumer.at("intake: open consumer").await?;
         loop {
             let mut batch = vec![consumer.next().at("intake: next").await?];
             while batch.len() < usize::from(self.prefetch)
@@ -57,22 +67,25 @@ impl Intake {
             {
                 batch.push(delivery);
             }
+            let measured = measured(probe, &batch);
             self.work_off(&mut consumer, batch).await?;
+            measured.into_iter().for_each(Handling::done);
         }
     }
 
     async fn work_off(&self, consumer: &mut Consumer, batch: Vec<Delivery>) -> Result<()> {
         let mut readable = vec![];
         for delivery in batch {
-            match translate(&delivery.message) {
-                Ok(news) if self.desk.takes(&news) => readable.push(Readable { delivery, news }),
-                Ok(_) => self.park(consumer, delivery, "not an event for this queue").await?,
-                Err(why) => self.park(consumer, delivery, &why.to_string()).await?,
+            let taken = Taken::new(delivery, self.queue, self.link.broker());
+            match translate(&taken.delivery.message) {
+                Ok(news) if self.desk.takes(&news) => readable.push(Readable { taken, news }),
+                Ok(_) => self.park(consumer, taken, "not an event for this queue").await?,
+                Err(why) => self.park(consumer, taken, &why.to_string()).await?,
             }
         }
         // Whatever comes again may be what ended an owner. It is told by itself, so that it takes nobody with it.
         let (again, fresh): (Vec<_>, Vec<_>) =
-            readable.into_iter().partition(|readable| readable.delivery.tries > 0);
+            readable.into_iter().partition(|readable| readable.taken.delivery.tries > 0);
         for one in again {
             self.settle(consumer, one).await?;
         }
@@ -91,11 +104,14 @@ impl Intake {
                 }
                 continue;
             }
-            match self.tell(part.iter().map(|readable| readable.news.clone()).collect()).await {
+            match self.tell(&part).await {
                 Ok(()) => {
                     self.count(part.len());
-                    let last = part[part.len() - 1].delivery.tag;
+                    let first = part[0].taken.step.trace();
+                    part[1..].iter_mut().for_each(|one| one.taken.step.link(first));
+                    let last = part[part.len() - 1].taken.delivery.tag;
                     consumer.ack_up_to(last).at("intake: acknowledge all").await?; // all before it are settled
+                    part.into_iter().for_each(|one| one.taken.step.done());
                 }
                 Err(Error::Crashed(_)) => parts.extend(part.into_iter().rev().map(|one| vec![one])),
                 Err(_) => {
@@ -109,38 +125,47 @@ impl Intake {
 
     /// Tells the owner of one message, which then is done, comes again, or never will be done.
     async fn settle(&self, consumer: &mut Consumer, one: Readable) -> Result<()> {
-        let Readable { delivery, news } = one;
-        match self.tell(vec![news]).await {
+        let outcome = self.tell(std::slice::from_ref(&one)).await;
+        let Readable { taken, .. } = one;
+        match outcome {
             Ok(()) => {
+                self.deaths.forget(&taken.delivery);
                 self.count(1);
-                consumer.ack(delivery.tag).at("intake: acknowledge").await
+                consumer.ack(taken.delivery.tag).at("intake: acknowledge").await?;
+                taken.step.done();
+                Ok(())
             }
-            Err(Error::Crashed(_)) if delivery.tries < self.most_tries => {
-                tracing::warn!(
-                    queue = self.queue,
-                    tries = delivery.tries,
-                    "a message ended its owner"
-                );
-                consumer.retry(delivery.tag).at("intake: retry").await
+            Err(error @ Error::Crashed(_))
+                if self.deaths.note(&taken.delivery) <= self.most_tries =>
+            {
+                let (queue, tries) = (self.queue, taken.delivery.tries);
+                taken.span.in_scope(|| tracing::warn!(queue, tries, "a message ended its owner"));
+                consumer.retry(taken.delivery.tag).at("intake: retry").await?;
+                taken.step.fail(error);
+                Ok(())
             }
             Err(Error::Crashed(owner)) => {
+                self.deaths.forget(&taken.delivery);
                 let reason = format!("it ended the owner of {owner} whenever it was tried");
-                self.park(consumer, delivery, &reason).await
+                self.park(consumer, taken, &reason).await
             }
-            Err(error) => self.park(consumer, delivery, &error.to_string()).await,
+            Err(error) => self.park(consumer, taken, &error.to_string()).await,
         }
     }
 
-    /// Tells the owner. A failure that passes by itself is waited out, however long: meanwhile nothing is
-    /// taken from the queue, and no message is counted as having failed.
-    async fn tell(&self, news: Vec<News>) -> shop_persistence::Result<()> {
+    /// Tells the owner, as part of the first message's trace. A failure that passes by itself is waited out, however
+    /// long: meanwhile nothing is taken from the queue, and no message is counted as having failed.
+    async fn tell(&self, part: &[Readable]) -> shop_persistence::Result<()> {
+        let first = &part[0].taken;
         let mut backoff = Backoff::default();
         loop {
-            match self.desk.tell(news.clone()).at("intake: tell").await {
+            let news = part.iter().map(|readable| readable.news.clone()).collect();
+            match first.go_on(self.desk.tell(news)).at("intake: tell").await {
                 Err(error @ (Error::Away(_) | Error::Overloaded(_))) => {
                     let wait = backoff.pause();
-                    let retry_ms = wait.as_millis();
-                    tracing::warn!(%error, queue = self.queue, retry_ms, "the intake waits");
+                    let (queue, retry_ms) = (self.queue, wait.as_millis());
+                    let waits = || tracing::warn!(%error, queue, retry_ms, "the intake waits");
+                    first.span.in_scope(waits);
                     tokio::time::sleep(wait).at("intake: wait").await;
                 }
                 outcome => return outcome,
@@ -148,20 +173,61 @@ impl Intake {
         }
     }
 
-    async fn park(&self, consumer: &mut Consumer, delivery: Delivery, reason: &str) -> Result<()> {
-        let id = delivery.message.id.clone();
-        tracing::error!(
-            queue = self.queue,
-            message.id = id,
-            reason,
-            "a message is parked among the dead letters"
-        );
+    async fn park(&self, consumer: &mut Consumer, taken: Taken, reason: &str) -> Result<()> {
+        let Taken { delivery, step, span } = taken;
+        let (queue, id) = (self.queue, delivery.message.id.as_deref());
+        span.in_scope(|| {
+            tracing::error!(
+                queue,
+                message.id = id,
+                reason,
+                "a message is parked among the dead letters"
+            );
+        });
         consumer.park(delivery, reason).at("intake: park").await?;
+        step.fail(reason);
         self.metrics.dead_lettered.with_label_values(&[self.queue]).inc();
         Ok(())
     }
 
     fn count(&self, consumed: usize) {
         self.metrics.consumed.with_label_values(&[self.queue]).inc_by(consumed as u64);
+    }
+}
+
+/// The measures of the deliveries of a batch.
+fn measured(probe: &Arc<Probe>, batch: &[Delivery]) -> Vec<Handling> {
+    let now = Instant::now();
+    let measured = |Delivery { message, .. }: &Delivery| {
+        let trace = message.traceparent.as_deref().and_then(|trace| trace.parse().ok());
+        probe.arrive(now, None).open(Event::known(name(message)), trace, now)
+    };
+    batch.iter().map(measured).collect()
+}
+
+/// How often a message ended its owner here, one death after the other. The broker's own count is of no use for that: it
+/// counts a try whenever a connection breaks.
+#[derive(Debug, Clone, Default)]
+pub struct Deaths(Arc<Mutex<HashMap<u64, u32>>>);
+
+impl Deaths {
+    fn of(&self, delivery: &Delivery) -> (MutexGuard<'_, HashMap<u64, u32>>, u64) {
+        let Message { id, version, body, .. } = &delivery.message;
+        let mut hasher = DefaultHasher::new();
+        (id, version, body).hash(&mut hasher);
+        (self.0.lock().unwrap_or_else(PoisonError::into_inner), hasher.finish())
+    }
+
+    /// Notes a death; says how many there were.
+    fn note(&self, delivery: &Delivery) -> u32 {
+        let (mut deaths, message) = self.of(delivery);
+        let deaths = deaths.entry(message).or_default();
+        *deaths += 1;
+        *deaths
+    }
+
+    fn forget(&self, delivery: &Delivery) {
+        let (mut deaths, message) = self.of(delivery);
+        deaths.remove(&message);
     }
 }

@@ -2,19 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use serde_json::json;
+use shop_actors::inspector::{Handling, Probe};
 use shop_actors::{Backoff, Handled, Metrics, Service};
 use shop_persistence::outbox::{Reader, Waiting};
-use shop_persistence::{At, Database};
+use shop_persistence::{At, Database, Event, Step, Trace};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::topology;
-use crate::{Broker, Message};
+use crate::{Link, Message, topology, traced};
 
 /// At most so many events are published and not yet confirmed.
-const WINDOW: usize = 256;
+pub const WINDOW: usize = 256;
 
 /// How often the outbox is looked at when nobody says that something was committed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -25,17 +26,15 @@ pub struct Relay {
     /// Whose outbox.
     pub database: Database,
     /// Where to.
-    pub broker: Broker,
+    pub link: Link,
     /// Counts what was published.
     pub metrics: Metrics,
-    /// Says whether there is a connection to the broker.
-    pub up: Arc<AtomicBool>,
 }
 
 impl Service for Relay {
-    async fn run(self, stop: CancellationToken) -> Handled {
+    async fn run(self, probe: Arc<Probe>, stop: CancellationToken) -> Handled {
         let mut backoff = Backoff::default();
-        let session = || stop.run_until_cancelled(self.session());
+        let session = || stop.run_until_cancelled(self.session(&probe));
         while let Some(Err(error)) = session().at("relay: session").await {
             let wait = backoff.pause();
             tracing::warn!(error, retry_ms = wait.as_millis(), "the relay lost its connection");
@@ -47,26 +46,34 @@ impl Service for Relay {
 
 impl Relay {
     /// Relays over one pair of connections, until one of them breaks.
-    async fn session(&self) -> Handled {
-        let mut publisher = self.broker.publisher().at("relay: open publisher").await?;
-        let _up = Up::new(&self.up);
+    async fn session(&self, probe: &Arc<Probe>) -> Handled {
+        self.link.up().at("relay: link").await;
+        let mut publisher = self.link.broker().publisher().at("relay: open publisher").await?;
         let mut reader = Reader::open(&self.database).await?;
-        let mut in_flight: BTreeMap<i64, String> = BTreeMap::new();
+        let mut in_flight: BTreeMap<i64, (&'static str, Step, Handling)> = BTreeMap::new();
         loop {
             let leads = reader.lead().await?;
+            probe.show(|| json!({"leads": leads, "in_flight": in_flight.len()}));
             if leads && in_flight.len() < WINDOW {
                 let known: Vec<_> = in_flight.keys().copied().collect();
                 for waiting in reader.next(&known, WINDOW - known.len()).await? {
-                    in_flight.insert(waiting.id, waiting.event.clone());
-                    publisher.publish(waiting.id, message(waiting)).at("relay: publish").await?;
+                    let (now, event) = (Instant::now(), Event::known(&waiting.event));
+                    let step = traced::publish(&waiting, self.link.broker());
+                    let (id, trace) = (waiting.id, step.trace());
+                    let handling = probe.arrive(now, None).open(event, Some(trace), now);
+                    in_flight.insert(id, (event, step, handling));
+                    publisher.publish(id, message(waiting, trace)).at("relay: publish").await?;
                 }
             }
             tokio::select! {
                 confirmed = publisher.settled().at("relay: settled") => {
                     let confirmed = confirmed?;
                     reader.delete(&confirmed).await?;
-                    for event in confirmed.iter().filter_map(|id| in_flight.remove(id)) {
-                        self.metrics.published.with_label_values(&[&event]).inc();
+                    let settled = confirmed.iter().filter_map(|id| in_flight.remove(id));
+                    for (event, step, handling) in settled {
+                        step.done();
+                        handling.done();
+                        self.metrics.published.with_label_values(&[event]).inc();
                     }
                 }
                 committed = reader.committed().at("relay: committed") => {
@@ -81,7 +88,7 @@ impl Relay {
     }
 }
 
-fn message(waiting: Waiting) -> Message {
+fn message(waiting: Waiting, trace: Trace) -> Message {
     let (exchange, routing_key) = topology::route(&waiting.event);
     Message {
         exchange: exchange.to_owned(),
@@ -89,25 +96,9 @@ fn message(waiting: Waiting) -> Message {
         id: Some(waiting.message_id.to_string()),
         kind: Some(waiting.event),
         version: Some(waiting.version),
-        traceparent: waiting.traceparent,
+        traceparent: Some(trace.to_string()),
         timestamp: u64::try_from(waiting.seconds).ok(),
         reason: None,
         body: waiting.body.into_bytes(),
-    }
-}
-
-/// True as long as it lives.
-struct Up<'a>(&'a AtomicBool);
-
-impl Up<'_> {
-    fn new(up: &AtomicBool) -> Up<'_> {
-        up.store(true, Relaxed);
-        Up(up)
-    }
-}
-
-impl Drop for Up<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Relaxed);
     }
 }

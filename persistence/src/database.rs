@@ -11,7 +11,7 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, Postgr
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::sync::Notify;
 
-use crate::{Error, Result, dead_letters, outbox};
+use crate::{Error, Result, outbox, trace};
 
 static AUTH: Migrator = sqlx::migrate!("./migrations/auth");
 static CATALOG: Migrator = sqlx::migrate!("./migrations/catalog");
@@ -90,6 +90,10 @@ impl Cluster {
             ]);
         match self.echo {
             true => options.log_statements(tracing::log::LevelFilter::Info),
+            // Nobody reads these lines: each becomes a step of the trace that the statement belongs to.
+            false if trace::is_collected() => options
+                .log_statements(tracing::log::LevelFilter::Debug)
+                .log_slow_statements(tracing::log::LevelFilter::Debug, Duration::MAX),
             false => options.disable_statement_logging(),
         }
     }
@@ -220,24 +224,6 @@ impl Database {
         self.committed.notified().await;
     }
 
-    /// Whether the database answers.
-    pub async fn ping(&self) -> Result<()> {
-        let ping = async { Ok(self.pool.acquire().await?.ping().await?) };
-        tokio::time::timeout(CONNECT_PATIENCE, ping)
-            .await
-            .unwrap_or_else(|_| Err(Error::Away("the database is away".into())))
-    }
-
-    /// How long the outbox is, and how many seconds its oldest event has waited.
-    pub async fn backlog(&self) -> Result<(i64, f64)> {
-        outbox::backlog(&mut *self.pool.acquire().await?).await
-    }
-
-    /// How many dead letters there are of each queue that has any.
-    pub async fn dead_letters(&self) -> Result<Vec<(String, i64)>> {
-        dead_letters::count(&mut *self.pool.acquire().await?).await
-    }
-
     /// Waits until all that is in the outbox now was confirmed by the broker.
     pub async fn relayed(&self) -> Result<()> {
         let Some(newest) = outbox::newest(&mut *self.pool.acquire().await?).await? else {
@@ -249,9 +235,11 @@ impl Database {
         Ok(())
     }
 
-    /// How many connections are open, and how many of them nobody holds.
-    pub fn connections(&self) -> (u32, usize) {
-        (self.pool.size(), self.pool.num_idle())
+    /// How many connections are open, how many of them nobody holds, and how many there may be.
+    pub fn connections(&self) -> [(&'static str, u32); 3] {
+        let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
+        let most = self.pool.options().get_max_connections();
+        [("open", self.pool.size()), ("idle", idle), ("most", most)]
     }
 
     /// Closes every connection; waits for those in use.
@@ -300,6 +288,16 @@ impl Session {
             }
         };
         Ok(self.held.insert(connection))
+    }
+
+    /// Whether the database answers, now.
+    pub async fn ping(&mut self) -> Result<()> {
+        self.within(async |connection| Ok(connection.ping().await?)).await
+    }
+
+    /// Whether a connection is held.
+    pub fn is_open(&self) -> bool {
+        self.held.is_some()
     }
 
     /// Does `work` on the held connection, or gives the connection up when that takes longer than any statement should.

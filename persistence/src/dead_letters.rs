@@ -261,7 +261,7 @@ pub async fn delete(tx: &mut PgConnection, id: DeadLetterId) -> Result<bool> {
 }
 
 /// How many there are of each queue that has any.
-pub(crate) async fn count(connection: &mut PgConnection) -> Result<Vec<(String, i64)>> {
+pub async fn count(connection: &mut PgConnection) -> Result<Vec<(String, i64)>> {
     let count = "select queue, count(*) from dead_letters group by queue";
     Ok(sqlx::query_as(count).fetch_all(connection).await?)
 }

@@ -35,6 +35,11 @@ impl Event {
     pub const NAMES: [&str; 5] =
         ["user_created", "user_updated", "user_deleted", "product.created", "stock.moved"];
 
+    /// An event's name as it stands among [`NAMES`](Self::NAMES); anybody may have made up another.
+    pub fn known(name: &str) -> &'static str {
+        Event::NAMES.into_iter().find(|known| *known == name).unwrap_or("unknown")
+    }
+
     /// The event's name: its exchange, or its queue on the default exchange, and its property `type`.
     pub fn name(&self) -> &'static str {
         match self {

@@ -2,6 +2,7 @@
 //!
 //! A query takes a `&mut PgConnection`; who calls it begins and commits.
 
+pub mod audit;
 pub mod books;
 pub mod catalog;
 pub mod crash;
@@ -18,7 +19,7 @@ pub mod outbox;
 pub mod resyncs;
 mod sequences;
 pub mod stock;
-mod trace;
+pub mod trace;
 pub mod users;
 
 pub use crash::At;
@@ -27,7 +28,7 @@ pub use date::date;
 pub use error::{BrokenRule, Error, Invalid, Result};
 pub use events::Event;
 pub use sqlx::PgConnection;
-pub use trace::Trace;
+pub use trace::{Kind, Step, Trace};
 
 /// What was done, in words, where there is nothing else to show.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]

@@ -123,7 +123,6 @@ pub struct NewOrder {
     user_id: UserId,
     /// Each product once.
     items: Vec<Wanted>,
-    trace: Option<Trace>,
 }
 
 /// How many pieces of a product are wanted, and which item of the order named it first.
@@ -158,7 +157,7 @@ impl NewOrder {
             }
         }
         match broken.is_empty() {
-            true => Ok(NewOrder { user_id, items, trace: Trace::current() }),
+            true => Ok(NewOrder { user_id, items }),
             false => Err(Error::Broken(broken)),
         }
     }
@@ -274,16 +273,17 @@ const INSERT: &str = "
     insert into order_items (id, order_id, product_id, product_quantity, product_name, product_price)
     select * from unnest($5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::text[], $10::bigint[])";
 
-/// Places orders in the order given, each decided by itself. What the outcome says is true once the
-/// transaction is committed.
+/// Places orders in the order given, each decided by itself and as part of its own trace. What the outcome says is true
+/// once the transaction is committed.
 pub async fn place(
     tx: &mut PgConnection,
-    new: &[&NewOrder],
+    orders: &[(&NewOrder, Option<Trace>)],
 ) -> Result<Vec<Result<Order, Refusal>>> {
-    let users: Vec<_> = new.iter().map(|new| new.user_id).collect();
+    let new = || orders.iter().map(|(new, _)| *new);
+    let users: Vec<_> = new().map(|new| new.user_id).collect();
     let customers =
         customers::lock(tx, &users).at("place: lock customers").await?.into_iter().collect();
-    let products: Vec<_> = new.iter().flat_map(|new| &new.items).map(|item| item.product).collect();
+    let products: Vec<_> = new().flat_map(|new| &new.items).map(|item| item.product).collect();
     let shelf: Vec<(ProductId, String, i64, i64)> = sqlx::query_as(LOCK_SHELF)
         .bind(&products)
         .fetch_all(&mut *tx)
@@ -294,7 +294,7 @@ pub async fn place(
         .map(|(id, name, price, quantity)| (id, OnShelf { name, price, quantity }))
         .collect();
 
-    let decisions: Vec<_> = new.iter().map(|new| decide(new, &customers, &mut shelf)).collect();
+    let decisions: Vec<_> = new().map(|new| decide(new, &customers, &mut shelf)).collect();
     let drafts = || decisions.iter().flatten();
     if drafts().next().is_none() {
         return Ok(decisions.into_iter().filter_map(Result::err).map(Err).collect());
@@ -311,12 +311,11 @@ pub async fn place(
     let (mut order_ids, mut item_ids) = (numbers.orders.into_iter(), numbers.items.into_iter());
     let mut sold = vec![];
     let mut outcome = vec![];
-    for decision in decisions {
+    for (decision, (_, trace)) in decisions.into_iter().zip(orders) {
         outcome.push(decision.map(|draft| {
             let id = order_ids.next().expect("a number for every order");
-            let trace = draft.new.trace;
             let item = |(product, product_quantity): (OrderedProduct, i64)| {
-                sold.push((Movement::sold(product.id, -product_quantity, id), trace));
+                sold.push((Movement::sold(product.id, -product_quantity, id), *trace));
                 let item_id = item_ids.next().expect("a number for every item");
                 Item {
                     id: item_id,

@@ -67,7 +67,7 @@ pub async fn append(tx: &mut PgConnection, entries: &[Entry]) -> Result<()> {
 }
 
 /// How long the outbox is, and how many seconds its oldest event has waited.
-pub(crate) async fn backlog(connection: &mut PgConnection) -> Result<(i64, f64)> {
+pub async fn backlog(connection: &mut PgConnection) -> Result<(i64, f64)> {
     Ok(sqlx::query_as(BACKLOG).fetch_one(connection).at("outbox: backlog").await?)
 }
 

@@ -1,9 +1,16 @@
 //! Which request caused this: the W3C trace context (<https://www.w3.org/TR/trace-context/>), carried from the
-//! edge through messages into the outbox, and over the broker to the next node.
+//! edge through messages into the outbox, and over the broker to the next node. And what was done for it: steps,
+//! each the child of another, recorded if somebody collects them.
 
 use std::fmt::{self, Display};
 use std::future::Future;
 use std::str::FromStr;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use crate::date;
 
 tokio::task_local! {
     static CURRENT: Trace;
@@ -13,19 +20,17 @@ tokio::task_local! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trace {
     trace_id: u128,
-    parent_id: u64,
+    step_id: u64,
     flags: u8,
 }
 
-impl Trace {
-    /// Starts a trace.
-    pub fn start() -> Trace {
-        Trace { trace_id: rand::random_range(1..=u128::MAX), parent_id: some_id(), flags: 0 }
-    }
+/// Whoever started the trace wants it recorded.
+const SAMPLED: u8 = 1;
 
-    /// The next step of this trace.
-    pub fn step(self) -> Trace {
-        Trace { parent_id: some_id(), ..self }
+impl Trace {
+    /// Begins the next step of this trace.
+    pub fn step(self, kind: Kind, name: impl Display) -> Step {
+        Step::begin(Some(self), kind, name)
     }
 
     /// The trace that the running task works for, if any.
@@ -34,8 +39,23 @@ impl Trace {
     }
 
     /// Runs `work` as part of this trace.
-    pub async fn scope<T>(self, work: impl Future<Output = T>) -> T {
-        CURRENT.scope(self, work).await
+    pub fn scope<T>(self, work: impl Future<Output = T>) -> impl Future<Output = T> {
+        CURRENT.scope(self, work)
+    }
+
+    /// The trace's id, the same on every node.
+    pub fn trace_id(self) -> u128 {
+        self.trace_id
+    }
+
+    /// The step's id.
+    pub fn step_id(self) -> u64 {
+        self.step_id
+    }
+
+    /// The trace's id as log lines show it.
+    pub fn shown_id(self) -> impl Display {
+        fmt::from_fn(move |f| write!(f, "{:032x}", self.trace_id))
     }
 }
 
@@ -47,7 +67,7 @@ fn some_id() -> u64 {
 /// Shows it as the header `traceparent` does.
 impl Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.parent_id, self.flags)
+        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.step_id, self.flags)
     }
 }
 
@@ -68,18 +88,224 @@ impl FromStr for Trace {
             return Err(());
         }
         let trace_id = u128::from_str_radix(trace, 16).map_err(drop)?;
-        let parent_id = u64::from_str_radix(parent, 16).map_err(drop)?;
+        let step_id = u64::from_str_radix(parent, 16).map_err(drop)?;
         let flags = u8::from_str_radix(flags, 16).map_err(drop)?;
-        if trace_id == 0 || parent_id == 0 {
+        if trace_id == 0 || step_id == 0 {
             return Err(());
         }
-        Ok(Trace { trace_id, parent_id, flags })
+        Ok(Trace { trace_id, step_id, flags })
     }
+}
+
+/// What kind of step it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Answers a request from outside.
+    Server,
+    /// Asks another program, and waits.
+    Client,
+    /// Publishes a message.
+    Producer,
+    /// Takes a message.
+    Consumer,
+    /// Stays within the node.
+    Internal,
+}
+
+/// A step of a trace, under way: a span. If nobody collects, or nobody wants this trace, it is its ids and nothing else.
+///
+/// A step that is dropped before its end was cut off: its client left, its owner or its session is gone.
+#[derive(Debug)]
+#[must_use = "it ends where it is dropped"]
+pub struct Step {
+    here: Trace,
+    recorded: Option<Box<Recorded>>,
+}
+
+/// What is known of a recorded step so far.
+#[derive(Debug)]
+struct Recorded {
+    ended: Ended,
+    since: Instant,
+}
+
+/// A step that is over.
+#[derive(Debug)]
+pub struct Ended {
+    /// The step.
+    pub here: Trace,
+    /// The id of the step that it is part of; the first one of a trace has none.
+    pub parent: Option<u64>,
+    /// What kind of step it was.
+    pub kind: Kind,
+    /// What was done.
+    pub name: String,
+    /// When it began.
+    pub start: Timestamp,
+    /// How long it took.
+    pub took: Duration,
+    /// What else is to be known of it.
+    pub attributes: Vec<(&'static str, Value)>,
+    /// The steps that it was done for as well.
+    pub links: Vec<Trace>,
+    /// Why it came to nothing, if it did.
+    pub failure: Option<String>,
+}
+
+/// The value of an attribute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    /// Words.
+    Text(String),
+    /// A number.
+    Number(i64),
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Value {
+        Value::Text(text.to_owned())
+    }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Value {
+        Value::Number(number)
+    }
+}
+
+impl Step {
+    /// Begins a step after another, perhaps one on another node; or else the first one of a new trace.
+    pub fn begin(after: Option<Trace>, kind: Kind, name: impl Display) -> Step {
+        let collected = COLLECTOR.get();
+        let here = match after {
+            Some(after) => Trace { step_id: some_id(), ..after },
+            None => {
+                let sampled = collected.is_some_and(|to| rand::random_bool(to.share));
+                let trace_id = rand::random_range(1..=u128::MAX);
+                Trace { trace_id, step_id: some_id(), flags: u8::from(sampled) * SAMPLED }
+            }
+        };
+        let parent = after.map(|after| after.step_id);
+        let wanted = collected.is_some() && here.flags & SAMPLED != 0;
+        let recorded = wanted.then(|| Recorded::new(here, parent, kind, name.to_string()));
+        Step { here, recorded }
+    }
+
+    /// Where it is in its trace, to go on from.
+    pub fn trace(&self) -> Trace {
+        self.here
+    }
+
+    /// Says more of it.
+    pub fn set(&mut self, attribute: &'static str, value: impl Into<Value>) {
+        if let Some(recorded) = &mut self.recorded {
+            recorded.ended.attributes.push((attribute, value.into()));
+        }
+    }
+
+    /// It is done for this step as well, perhaps of another trace.
+    pub fn link(&mut self, other: Trace) {
+        if let Some(recorded) = &mut self.recorded {
+            recorded.ended.links.push(other);
+        }
+    }
+
+    /// It began so long ago.
+    pub fn began_before(&mut self, ago: Duration) {
+        if let Some(recorded) = &mut self.recorded {
+            recorded.ended.start -= ago;
+            recorded.since = recorded.since.checked_sub(ago).unwrap_or(recorded.since);
+        }
+    }
+
+    /// It is done.
+    pub fn done(self) {
+        self.end(None);
+    }
+
+    /// It came to nothing.
+    pub fn fail(self, why: impl Display) {
+        self.end(Some(&why));
+    }
+
+    /// It is done if this is good, and came to nothing if not.
+    pub fn settle<T>(self, outcome: &Result<T, impl Display>) {
+        match outcome {
+            Ok(_) => self.done(),
+            Err(why) => self.fail(why),
+        }
+    }
+
+    fn end(mut self, why: Option<&dyn Display>) {
+        if let Some(recorded) = self.recorded.take() {
+            recorded.collect(why);
+        }
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        if let Some(recorded) = self.recorded.take() {
+            recorded.collect(Some(&"cut off"));
+        }
+    }
+}
+
+impl Recorded {
+    fn new(here: Trace, parent: Option<u64>, kind: Kind, name: String) -> Box<Recorded> {
+        let (start, took) = (date(), Duration::ZERO);
+        let (attributes, links, failure) = (vec![], vec![], None);
+        let ended = Ended { here, parent, kind, name, start, took, attributes, links, failure };
+        Box::new(Recorded { ended, since: Instant::now() })
+    }
+
+    fn collect(self: Box<Self>, why: Option<&dyn Display>) {
+        let Recorded { mut ended, since } = *self;
+        ended.took = since.elapsed();
+        ended.failure = why.map(ToString::to_string);
+        if let Some(collector) = COLLECTOR.get() {
+            (collector.take)(ended);
+        }
+    }
+}
+
+/// Who collects the steps of this process.
+static COLLECTOR: OnceLock<Collector> = OnceLock::new();
+
+struct Collector {
+    share: f64,
+    take: Box<dyn Fn(Ended) + Send + Sync>,
+}
+
+/// From now on `take` gets every step that ends, of this share (0 to 1) of the traces that start here, and of those from
+/// elsewhere that are recorded there. It must not wait. The first call in a process counts.
+pub fn collect(share: f64, take: impl Fn(Ended) + Send + Sync + 'static) {
+    COLLECTOR.set(Collector { share, take: Box::new(take) }).ok();
+}
+
+/// Whether anybody collects steps.
+pub fn is_collected() -> bool {
+    COLLECTOR.get().is_some()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+
+    static ENDED: Mutex<Vec<Ended>> = Mutex::new(vec![]);
+
+    /// What was collected of this trace.
+    fn collected(trace: Trace) -> Vec<Ended> {
+        let mut ended = ENDED.lock().unwrap();
+        ended.extract_if(.., |ended| ended.here.trace_id == trace.trace_id).collect()
+    }
+
+    fn first() -> Step {
+        collect(1.0, |ended| ENDED.lock().unwrap().push(ended));
+        Step::begin(None, Kind::Server, "first")
+    }
 
     #[test]
     fn a_traceparent_reads_back_as_written() {
@@ -89,9 +315,11 @@ mod tests {
 
     #[test]
     fn a_step_stays_in_its_trace() {
-        let trace = Trace::start();
-        assert_eq!(trace.step().to_string()[..35], trace.to_string()[..35]);
-        assert_ne!(trace.step(), trace);
+        let first = first();
+        let (here, next) = (first.trace(), first.trace().step(Kind::Internal, "next").trace());
+        assert_eq!(next.to_string()[..35], here.to_string()[..35]);
+        assert_ne!(next, here);
+        assert_eq!(format!("00-{}", here.shown_id()), here.to_string()[..35]);
     }
 
     #[test]
@@ -105,5 +333,42 @@ mod tests {
         ] {
             assert_eq!(header.parse::<Trace>(), Err(()), "{header}");
         }
+    }
+
+    #[test]
+    fn steps_are_collected_as_they_end_each_with_its_parent() {
+        let first = first();
+        let here = first.trace();
+        let mut next = here.step(Kind::Client, format_args!("step {}", 2));
+        next.set("rows", 7);
+        next.link(here);
+        next.began_before(Duration::from_secs(1));
+        next.done();
+        first.fail("no");
+        let steps = collected(here);
+        let [next, first] = &steps[..] else { panic!("{steps:?}") };
+        assert_eq!((next.name.as_str(), next.kind), ("step 2", Kind::Client));
+        assert_eq!((next.parent, first.parent), (Some(here.step_id), None));
+        assert_eq!(next.attributes, [("rows", Value::Number(7))]);
+        assert_eq!(next.links, [here]);
+        assert!(next.took >= Duration::from_secs(1) && next.start < first.start);
+        assert_eq!((next.failure.as_deref(), first.failure.as_deref()), (None, Some("no")));
+    }
+
+    #[test]
+    fn a_step_that_is_dropped_was_cut_off() {
+        let first = first();
+        let here = first.trace();
+        drop(first);
+        assert_eq!(collected(here)[0].failure.as_deref(), Some("cut off"));
+    }
+
+    #[test]
+    fn what_its_caller_does_not_record_is_not_recorded_here() {
+        drop(first());
+        let unwanted = "00-0af7651916cd43dd8448eb211c80319d-b7ad6b7169203331-00";
+        let unwanted: Trace = unwanted.parse().unwrap();
+        unwanted.step(Kind::Server, "unwanted").trace().step(Kind::Internal, "next").done();
+        assert!(collected(unwanted).is_empty());
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, stdin};
 
 use anyhow::{Context, anyhow, ensure};
+use shop_actors::inspector::Inspector;
 use shop_actors::passwords::{Password, Passwords};
 use shop_actors::users::Users;
 use shop_persistence::users::{Email, NewUser, Role, Username};
@@ -79,7 +80,7 @@ async fn make(
         return Ok(format!("{name} is an administrator now; the password stays as it was"));
     }
     let password = Password::parse(ask_password()?).map_err(wrong("password"))?;
-    let passwords = Passwords::start(1, config.auth.bcrypt_cost, 1)?;
+    let passwords = Passwords::start(&Inspector::new("admin"), 1, config.auth.bcrypt_cost, 1)?;
     let password_hash = passwords.hash(password).await?;
     users.register(NewUser { username, email, password_hash, role: Role::Admin }, None).await?;
     Ok(format!("{name} is an administrator now"))

@@ -37,9 +37,12 @@ pub struct Config {
     pub jwt: Jwt,
     pub rabbitmq: Rabbitmq,
     pub actors: Actors,
+    pub mailboxes: Mailboxes,
+    pub supervision: Supervision,
     pub http: Http,
     pub idempotency: Idempotency,
     pub log: Log,
+    pub telemetry: Telemetry,
     pub cluster: Cluster,
     pub auth: Auth,
     pub catalog: Node,
@@ -93,8 +96,31 @@ pub struct Rabbitmq {
 #[derive(Clone, Debug, Deserialize)]
 #[expect(missing_docs, reason = "config.toml explains every key")]
 pub struct Actors {
-    pub mailbox_capacity: usize,
     pub answer_timeout_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[expect(missing_docs, reason = "config.toml explains every key")]
+pub struct Mailboxes {
+    pub users: usize,
+    pub catalog: usize,
+    pub orders: usize,
+    pub customers: usize,
+    pub dead_letters: usize,
+    pub audit: usize,
+    pub pulse: usize,
+    pub passwords: usize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "config.toml explains every key")]
+pub struct Supervision {
+    pub first_wait_ms: u64,
+    pub longest_wait_ms: u64,
+    pub actor_deaths: usize,
+    pub actor_window_seconds: u64,
+    pub branch_deaths: usize,
+    pub branch_window_seconds: u64,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -128,10 +154,18 @@ pub enum Format {
 
 #[derive(Clone, Debug, Deserialize)]
 #[expect(missing_docs, reason = "config.toml explains every key")]
+pub struct Telemetry {
+    pub otlp_endpoint: String,
+    pub sampled_percent: u8,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "config.toml explains every key")]
 pub struct Cluster {
     pub auth_url: String,
     pub catalog_url: String,
     pub order_url: String,
+    pub peers: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -256,7 +290,29 @@ impl Config {
         within("rabbitmq.prefetch", self.rabbitmq.prefetch.into(), 1, 10_000)?;
         within("rabbitmq.most_tries", self.rabbitmq.most_tries.into(), 0, 1000)?;
         within("rabbitmq.delivery_limit", self.rabbitmq.delivery_limit.into(), 1, 1000)?;
-        within("actors.mailbox_capacity", self.actors.mailbox_capacity as u64, 1, 1_000_000)?;
+        for (kind, capacity) in [
+            ("users", self.mailboxes.users),
+            ("catalog", self.mailboxes.catalog),
+            ("orders", self.mailboxes.orders),
+            ("customers", self.mailboxes.customers),
+            ("dead_letters", self.mailboxes.dead_letters),
+            ("audit", self.mailboxes.audit),
+            ("pulse", self.mailboxes.pulse),
+            ("passwords", self.mailboxes.passwords),
+        ] {
+            within(&format!("mailboxes.{kind}"), capacity as u64, 1, 1_000_000)?;
+        }
+        let Supervision { first_wait_ms, longest_wait_ms, .. } = self.supervision;
+        within("supervision.first_wait_ms", first_wait_ms, 1, 60_000)?;
+        within("supervision.longest_wait_ms", longest_wait_ms, first_wait_ms, 600_000)?;
+        for (key, number) in [
+            ("actor_deaths", self.supervision.actor_deaths as u64),
+            ("actor_window_seconds", self.supervision.actor_window_seconds),
+            ("branch_deaths", self.supervision.branch_deaths as u64),
+            ("branch_window_seconds", self.supervision.branch_window_seconds),
+        ] {
+            within(&format!("supervision.{key}"), number, 1, 86_400)?;
+        }
         within("actors.answer_timeout_ms", self.actors.answer_timeout_ms, 100, 60_000)?;
         within("http.body_limit_bytes", self.http.body_limit_bytes as u64, 1024, 1 << 30)?;
         within(
@@ -265,6 +321,13 @@ impl Config {
             1,
             31_536_000,
         )?;
+        within("telemetry.sampled_percent", self.telemetry.sampled_percent.into(), 0, 100)?;
+        let endpoint = &self.telemetry.otlp_endpoint;
+        if !endpoint.is_empty() && !["http://", "https://"].iter().any(|s| endpoint.starts_with(s))
+        {
+            let problem = "must be a URL, such as http://127.0.0.1:4318, or empty";
+            return Err(self.wrong("telemetry.otlp_endpoint", problem));
+        }
         within("http.in_flight", self.http.in_flight as u64, 1, 1_000_000)?;
         for (node, owners, database) in [
             ("auth", self.auth.owners, &self.auth.database),
@@ -272,7 +335,7 @@ impl Config {
             ("order", self.order.owners, &self.order.database),
         ] {
             within(&format!("{node}.owners"), owners as u64, 1, 256)?;
-            let needed = owners as u64 + 4;
+            let needed = owners as u64 + 6;
             within(
                 &format!("{node}.database.connections"),
                 database.connections.into(),
@@ -344,6 +407,10 @@ fn like(default: Option<&Value>, text: String) -> Value {
     match default {
         Some(Value::Integer(_)) => text.parse().map_or(Value::String(text), Value::Integer),
         Some(Value::Boolean(_)) => text.parse().map_or(Value::String(text), Value::Boolean),
+        Some(Value::Array(_)) => {
+            let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+            Value::Array(texts.map(|text| Value::String(text.to_owned())).collect())
+        }
         _ => Value::String(text),
     }
 }
@@ -365,6 +432,7 @@ fn set(settings: &mut Settings, key: &str, value: Value, origin: Origin) -> anyh
         match known {
             Value::Integer(_) => "a whole number",
             Value::Boolean(_) => "true or false",
+            Value::Array(_) => "a list of texts in brackets",
             _ => "a text in quotes",
         }
     );

@@ -5,19 +5,20 @@ use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use ractor::Actor;
-use shop_actors::Addr;
 use shop_actors::catalog::Catalog;
 use shop_actors::customers::Customers;
 use shop_actors::dead_letters::{DeadLetters, Msg};
+use shop_actors::inspector::{Inspector, Kind};
 use shop_actors::orders::Orders;
+use shop_actors::{Addr, Message};
 use shop_messaging::Desks;
 use shop_persistence::dead_letters::{DeadLetter, DeadLetterId, Page};
 use shop_persistence::{Database, Error};
 use tokio::sync::broadcast;
 
 use crate::config::Config;
-use crate::shop::Node;
-use crate::supervisor::{Child, Supervisor};
+use crate::shop::{Node, policy};
+use crate::supervisor::{Child, Strategy, Supervisor};
 use crate::tree::{catalog_desks, order_desks, owners, tree};
 use crate::verify::Opened;
 
@@ -50,19 +51,24 @@ pub enum Command {
 /// When there is no such dead letter, it still cannot be applied, or a database cannot be reached.
 pub async fn run(config: &Config, nodes: &[Node], command: Command) -> anyhow::Result<String> {
     let opened = Opened::open(config, nodes).await?;
-    let outcome = on_databases(&opened, command).await;
+    let outcome = on_databases(config, &opened, command).await;
     opened.close().await;
     outcome
 }
 
-async fn on_databases(opened: &Opened, command: Command) -> anyhow::Result<String> {
+async fn on_databases(
+    config: &Config,
+    opened: &Opened,
+    command: Command,
+) -> anyhow::Result<String> {
     let (mut children, mut letters) = (vec![], vec![]);
     for (node, database) in opened.databases() {
         let (addr, branch) = staff(*node, database);
         children.extend(branch);
         letters.push(addr);
     }
-    let supervisor = Supervisor { name: "dead-letters".into() };
+    let probe = Inspector::new("dead-letters").probe(Kind::Supervisor, None, 1);
+    let supervisor = Supervisor { probe, strategy: Strategy::OneForOne, policy: policy(config) };
     let (root, ended) = Actor::spawn(None, supervisor, children)
         .await
         .map_err(|error| anyhow!("the actors did not start: {error}"))?;
@@ -100,8 +106,8 @@ fn staff(node: Node, database: &Database) -> (Addr<Msg>, Vec<Child>) {
     (letters, children)
 }
 
-fn addr<M: Send + 'static>(name: &'static str) -> Addr<M> {
-    Addr::new(name, 1, 1, PATIENCE)
+fn addr<M: Message>(name: &'static str) -> Addr<M> {
+    Addr::new(&Inspector::new("command"), name, 1, 16, PATIENCE)
 }
 
 async fn list(letters: &[Addr<Msg>]) -> anyhow::Result<String> {

@@ -8,6 +8,7 @@ pub mod log;
 pub mod resync;
 mod shop;
 mod supervisor;
+pub mod telemetry;
 mod tree;
 pub mod verify;
 

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use secrecy::ExposeSecret;
 use shop_supervisor::config::Format;
-use shop_supervisor::{Config, Node, Shop, admin, dead_letters, log, resync, verify};
+use shop_supervisor::{Config, Node, Shop, admin, dead_letters, log, resync, telemetry, verify};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// An online shop's back end: three nodes of supervised actors, in one process or in many.
@@ -126,6 +126,7 @@ async fn verify(config: &Config) -> ExitCode {
 }
 
 async fn run(config: &Config, nodes: &[Node]) -> anyhow::Result<ExitCode> {
+    let _exporting = telemetry::start(&config.telemetry, nodes)?;
     log::start(&config.log)?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;

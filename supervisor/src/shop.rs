@@ -8,19 +8,20 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail, ensure};
 use ractor::{Actor, ActorRef, concurrency::JoinHandle};
 use secrecy::{ExposeSecret, SecretString};
+use shop_actors::inspector::{Inspector, Kind, Phase, Probe, Sampler};
 use shop_actors::passwords::{Password, Passwords};
 use shop_actors::users::Users;
-use shop_actors::{Handled, Metrics, Service, launch};
+use shop_actors::{Handled, Metrics, Service};
 use shop_http::{self as http, Doors, Limits, Peers, Tokens};
 use shop_messaging::{Broker, Bus, Rabbit, RabbitConfig};
 use shop_persistence::users::{Email, NewUser, Role, Username};
-use shop_persistence::{Cluster, Database, Invalid, Schema};
+use shop_persistence::{Cluster, Database, Invalid, Schema, date};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config, Listen};
 use crate::embedded::{Home, Options, Postgres};
-use crate::supervisor::{Child, GRACE, Start, Supervisor};
+use crate::supervisor::{Child, GRACE, Intensity, Msg, Policy, Strategy, Supervisor};
 use crate::tree;
 
 /// Which node of a shop.
@@ -84,8 +85,9 @@ impl Node {
 /// A shop that runs.
 #[derive(Debug)]
 pub struct Shop {
-    root: ActorRef<Start>,
-    ended: JoinHandle<()>,
+    root: ActorRef<Msg>,
+    /// None once it has ended.
+    ended: Option<JoinHandle<()>>,
     doors: Doors,
     databases: Vec<Database>,
     /// Where each node listens.
@@ -96,6 +98,8 @@ pub struct Shop {
     pub made_up_password: Option<SecretString>,
     /// The bus that joins the nodes, when it is the embedded one.
     pub bus: Option<Bus>,
+    /// All that is measured of its actors.
+    pub inspector: Inspector,
 }
 
 impl Shop {
@@ -133,8 +137,15 @@ impl Shop {
             Broker::Rabbit(_) => None,
         };
         let doors = Doors::default();
-        let [auth_url, catalog_url, order_url] =
-            Node::ALL.map(|node| url(node, config, &addresses));
+        let urls = Node::ALL.map(|node| url(node, config, &addresses));
+        let members =
+            if config.cluster.peers.is_empty() { &urls[..] } else { &config.cluster.peers };
+        let cluster_of = |auth_url: &str| {
+            http::Cluster::new(members, auth_url).map_err(|why| anyhow!("cluster.peers: {why}"))
+        };
+        let [auth_url, catalog_url, order_url] = &urls;
+        let (inspector, policy) = (Inspector::new("shop"), policy(config));
+        let (process, started_at) = (uuid::Uuid::new_v4(), date());
 
         // All of them before anything is written to one.
         let mut databases = vec![];
@@ -148,10 +159,15 @@ impl Shop {
             let auth_url = match node {
                 Node::Catalog if !config.catalog.auth_url.is_empty() => &config.catalog.auth_url,
                 Node::Order if !config.order.auth_url.is_empty() => &config.order.auth_url,
-                _ => &auth_url,
+                _ => auth_url,
             };
+            let place = inspector.node(node.name());
             let parts = tree::Node {
                 name: node.name(),
+                process,
+                started_at,
+                inspector: place.clone(),
+                policy,
                 database,
                 schema: node.schema(),
                 broker: broker.clone(),
@@ -161,51 +177,62 @@ impl Shop {
                 doors: doors.clone(),
                 tokens: tokens.clone(),
                 auth_url: auth_url.clone(),
-                peers: Peers::new(node.name(), &tokens, auth_url, &catalog_url, &order_url)?,
+                peers: Peers::new(node.name(), &tokens, auth_url, catalog_url, order_url)?,
+                cluster: cluster_of(auth_url)?,
                 verified_for: Duration::from_secs(config.jwt.verified_for_seconds.into()),
                 answers_kept_for: Duration::from_secs(config.idempotency.kept_for_seconds.into()),
                 owners: node.owners(config),
-                mailbox_capacity: config.actors.mailbox_capacity,
+                mailboxes: config.mailboxes,
                 answer_timeout: Duration::from_millis(config.actors.answer_timeout_ms),
                 limits: Limits {
                     body_bytes: config.http.body_limit_bytes,
                     in_flight: config.http.in_flight,
                 },
                 metrics: Metrics::new(node.name())?,
-                broker_up: Arc::default(),
             };
             branches.push(match node {
                 Node::Auth => {
                     let threads = std::thread::available_parallelism().map_or(1, usize::from);
                     let cost = config.auth.bcrypt_cost;
-                    let passwords = Passwords::start(threads, cost, HASHES_THAT_WAIT)?;
+                    let waiting = config.mailboxes.passwords;
+                    let passwords = Passwords::start(&place, threads, cost, waiting)?;
                     made_up_password =
                         first_admin(&config.auth.admin, &parts.database, &passwords).await?;
-                    Child::tree(node.name(), move || tree::auth(&parts, &passwords))
+                    branch(&place, policy, move || tree::auth(&parts, &passwords))
                 }
-                Node::Catalog => Child::tree(node.name(), move || tree::catalog(&parts)),
-                Node::Order => Child::tree(node.name(), move || tree::order(&parts)),
+                Node::Catalog => branch(&place, policy, move || tree::catalog(&parts)),
+                Node::Order => branch(&place, policy, move || tree::order(&parts)),
             });
         }
         // Started first, and ended last: what the nodes stand on.
+        let service = |name| inspector.branch(name).probe(Kind::Service, None, 1);
+        let sampler = Sampler(inspector.clone());
         let open = Databases(databases.clone());
-        branches.insert(
-            0,
-            Child::new("databases", move |supervisor| launch(open.clone(), GRACE, supervisor)),
-        );
+        let mut children = vec![];
         if let Some(embedded) = embedded {
-            branches.insert(
-                0,
-                Child::new("postgres", move |supervisor| {
-                    launch(embedded.clone(), 3 * GRACE, supervisor)
-                }),
-            );
+            let postgres = Child::service(&service("postgres"), 3 * GRACE, embedded);
+            children.push(postgres.restart_only());
         }
-        let supervisor = Supervisor { name: "shop".into() };
-        let (root, ended) = Actor::spawn(None, supervisor, branches)
+        children.push(Child::service(&service("databases"), GRACE, open).unsteered());
+        children.push(Child::service(&service("inspector"), GRACE, sampler).unsteered());
+        children.extend(branches);
+        let probe = inspector.probe(Kind::Supervisor, None, 1);
+        probe.enter(Phase::Running);
+        let supervisor = Supervisor { probe, strategy: Strategy::OneForOne, policy };
+        let (root, ended) = Actor::spawn(None, supervisor, children)
             .await
             .map_err(|error| anyhow!("the actors did not start: {error}"))?;
-        Ok(Shop { root, ended, doors, databases, addresses, home, made_up_password, bus })
+        Ok(Shop {
+            root,
+            ended: Some(ended),
+            doors,
+            databases,
+            addresses,
+            home,
+            made_up_password,
+            bus,
+            inspector,
+        })
     }
 
     /// Where this node listens.
@@ -215,7 +242,10 @@ impl Shop {
 
     /// Resolves when the shop has ended by itself: something died too often to go on. Cancel safe.
     pub async fn ended(&mut self) {
-        (&mut self.ended).await.ok();
+        if let Some(ended) = &mut self.ended {
+            ended.await.ok();
+        }
+        self.ended = None;
     }
 
     /// Ends in good order: takes no more requests, answers those in flight, relays what is committed for at most
@@ -231,14 +261,18 @@ impl Shop {
             }
             Ok::<_, shop_persistence::Error>(())
         };
-        let relayed = matches!(tokio::time::timeout(GRACE, relayed).await, Ok(Ok(())));
+        // When all has ended by itself, nobody is left to relay.
+        let patience = if self.ended.is_some() { GRACE } else { Duration::ZERO };
+        let relayed = matches!(tokio::time::timeout(patience, relayed).await, Ok(Ok(())));
         if !relayed {
             tracing::warn!(
                 "not every event could be relayed; the outbox keeps them for the next start"
             );
         }
         self.root.stop(None);
-        self.ended.await.ok();
+        if let Some(ended) = self.ended {
+            ended.await.ok();
+        }
         relayed
     }
 }
@@ -248,7 +282,7 @@ impl Shop {
 struct Databases(Vec<Database>);
 
 impl Service for Databases {
-    async fn run(self, stop: CancellationToken) -> Handled {
+    async fn run(self, _: Arc<Probe>, stop: CancellationToken) -> Handled {
         stop.cancelled().await;
         for database in &self.0 {
             database.close().await;
@@ -257,8 +291,31 @@ impl Service for Databases {
     }
 }
 
-/// At most so many passwords wait to be hashed.
-const HASHES_THAT_WAIT: usize = 64;
+/// A node's branch of the tree.
+fn branch(
+    place: &Inspector,
+    policy: Policy,
+    children: impl Fn() -> anyhow::Result<Vec<Child>> + Send + Sync + 'static,
+) -> Child {
+    Child::branch(place, Strategy::OneForOne, policy, children)
+}
+
+/// When actors are started again, as the configuration says.
+pub(crate) fn policy(config: &Config) -> Policy {
+    let supervision = &config.supervision;
+    Policy {
+        first_wait: Duration::from_millis(supervision.first_wait_ms),
+        longest_wait: Duration::from_millis(supervision.longest_wait_ms),
+        actors: Intensity {
+            deaths: supervision.actor_deaths,
+            window: Duration::from_secs(supervision.actor_window_seconds),
+        },
+        branches: Intensity {
+            deaths: supervision.branch_deaths,
+            window: Duration::from_secs(supervision.branch_window_seconds),
+        },
+    }
+}
 
 fn bind(node: Node, Listen { host, port }: &Listen) -> anyhow::Result<TcpListener> {
     let name = node.name();
@@ -439,7 +496,7 @@ impl EmbeddedPostgres {
 }
 
 impl Service for EmbeddedPostgres {
-    async fn run(self, stop: CancellationToken) -> Handled {
+    async fn run(self, _: Arc<Probe>, stop: CancellationToken) -> Handled {
         let mut postgres = match self.running.lock().await.take() {
             Some(postgres) => postgres,
             None => Postgres::start(&self.home.postgres(), self.options.clone()).await?,

@@ -2,75 +2,87 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use ractor::SpawnErr;
+use jiff::Timestamp;
+use shop_actors::audit::{self, Audit};
 use shop_actors::catalog::{self, Catalog};
 use shop_actors::customers::{self, Customers};
 use shop_actors::dead_letters::{self, DeadLetters};
 use shop_actors::idempotency::Sweeper;
+use shop_actors::inspector::{Inspector, Kind, Probe};
 use shop_actors::orders::{self, Orders};
 use shop_actors::passwords::Passwords;
+use shop_actors::pulse::{self, Pulse};
 use shop_actors::users::Users;
-use shop_actors::{Addr, Figures, Mailbox, Metrics, Owner, hire, launch};
+use shop_actors::{Addr, Message, Metrics, Owner};
 use shop_http::{
-    Api, Auth, Books, Copies, Doors, Edge, Gate, Keys, Limits, Peers, Remote, Resync, Tokens,
-    Vitals,
+    Api, Auth, Books, Cluster, Copies, Doors, Edge, Gate, Keys, Limits, Peers, Remote, Resync,
+    Tokens, Vitals,
 };
 use shop_messaging::topology::{CATALOG_USERS, ORDER_USERS, PRODUCT_CREATED, STOCK_MOVED};
-use shop_messaging::{Broker, Desk, Desks, Intake, Keeper, Relay};
+use shop_messaging::{Broker, Deaths, Desk, Desks, Intake, Keeper, Link, PREFETCH, Relay, WINDOW};
 use shop_persistence::{Database, Schema};
 use tokio::sync::broadcast;
+use uuid::Uuid;
 
-use crate::supervisor::{Child, GRACE};
+use crate::config::Mailboxes;
+use crate::supervisor::{Child, GRACE, Policy, Strategy};
 
 /// auth
-/// ├── relay            outbox → broker
 /// ├── users/0..n       owns users
+/// ├── admission/0      the same for those who run the shop, while the others refuse
 /// ├── dead_letters/0   owns none: this node listens on no queue
+/// ├── audit/0          owns what administrators did
+/// ├── pulse/0          owns the look into the database
+/// ├── broker           the rest for one
+/// │   ├── link         the session that says whether the broker is there
+/// │   └── relay        outbox → broker
 /// ├── sweeper          forgets kept answers
 /// └── edge             /api/v1/auth · /api/v1/users
 pub fn auth(node: &Node, passwords: &Passwords) -> anyhow::Result<Vec<Child>> {
-    let users = node.addr("users", node.owners);
+    let users = node.addr("users", node.owners, node.mailboxes.users);
+    let admission = node.addr("admission", 1, node.mailboxes.users);
     let tokens = node.tokens.clone();
-    let gate = Gate::Own(tokens.clone(), users.clone());
-    let letters = node.letters(Desks::default());
-    let figures = figures(&[&users, &letters.addr]);
+    let gate = Gate::own(tokens.clone(), users.clone(), admission.clone());
+    let common = node.common(Desks::default());
     let owners = owners(&users, &node.database, Users::new);
+    let reserve = needed(self::owners(&admission, &node.database, Users::new));
     let api = Api::Auth(Auth { users, passwords: passwords.clone(), tokens });
-    let edge = node.edge(api, gate, &letters, figures)?;
-    let sweeper = node.sweeper();
-    Ok(tree([vec![node.relay()], owners, letters.children, vec![sweeper, edge]]))
+    let edge = node.edge(api, gate, &common)?;
+    let broker = node.broker(&common, vec![]);
+    Ok(tree([owners, reserve, common.owners, vec![broker, node.sweeper(), edge]]))
 }
 
 /// catalog
-/// ├── relay              outbox → broker
-/// ├── customers/0        owns what was heard of auth's users
-/// ├── catalog/0..n       owns categories, products and their stock
-/// ├── dead_letters/0     owns the messages that could not be applied
-/// ├── keeper/…           catalog.users.dead, stock.moved.dead → dead_letters
-/// ├── intake/users       catalog.users → customers
-/// ├── intake/stock       stock.moved → catalog
-/// ├── resync             the other nodes' books → customers, catalog
-/// ├── sweeper            forgets kept answers
-/// └── edge               /api/v1/category · /api/v1/product · …
+/// ├── customers/0            owns what was heard of auth's users
+/// ├── catalog/0..n           owns categories, products and their stock
+/// ├── dead_letters/0         owns the messages that could not be applied
+/// ├── audit/0                owns what administrators did
+/// ├── pulse/0                owns the look into the database
+/// ├── broker                 the rest for one
+/// │   ├── link               the session that says whether the broker is there
+/// │   ├── relay              outbox → broker
+/// │   ├── keeper/…           catalog.users.dead, stock.moved.dead → dead_letters
+/// │   ├── intake/users       catalog.users → customers
+/// │   └── intake/stock       stock.moved → catalog
+/// ├── resync                 the other nodes' books → customers, catalog
+/// ├── sweeper                forgets kept answers
+/// └── edge                   /api/v1/category · /api/v1/product · …
 pub fn catalog(node: &Node) -> anyhow::Result<Vec<Child>> {
     let Heard { customers, gate, owner } = node.heard()?;
-    let catalog = node.addr("catalog", node.owners);
-    let letters = node.letters(catalog_desks(&customers, &catalog));
-    let figures = figures(&[&customers, &catalog, &letters.addr]);
-    let edge = node.edge(Api::Catalog(catalog.clone()), gate, &letters, figures)?;
+    let catalog = node.addr("catalog", node.owners, node.mailboxes.catalog);
+    let common = node.common(catalog_desks(&customers, &catalog));
+    let edge = node.edge(Api::Catalog(catalog.clone()), gate, &common)?;
     let copies = Copies::Catalog(customers.clone(), catalog.clone());
-    Ok(tree([
-        vec![node.relay()],
-        vec![owner],
-        owners(&catalog, &node.database, Catalog::new),
-        letters.children,
-        vec![node.intake("users", CATALOG_USERS, Desk::Customers(customers))],
-        vec![node.intake("stock", STOCK_MOVED, Desk::Catalog(catalog))],
-        vec![node.resync(copies), node.sweeper(), edge],
-    ]))
+    let intakes = vec![
+        node.intake("users", CATALOG_USERS, Desk::Customers(customers), &common),
+        node.intake("stock", STOCK_MOVED, Desk::Catalog(catalog.clone()), &common),
+    ];
+    let broker = node.broker(&common, intakes);
+    let owners = owners(&catalog, &node.database, Catalog::new);
+    let last = vec![broker, node.resync(copies), node.sweeper(), edge];
+    Ok(tree([vec![owner], owners, common.owners, last]))
 }
 
 /// Whom the catalog node's messages are for, again when they are redriven.
@@ -82,32 +94,34 @@ pub fn catalog_desks(customers: &Addr<customers::Msg>, catalog: &Addr<catalog::M
 }
 
 /// order
-/// ├── relay             outbox → broker
-/// ├── customers/0       owns what was heard of auth's users
-/// ├── orders/0..n       owns orders, and the products for sale
-/// ├── dead_letters/0    owns the messages that could not be applied
-/// ├── keeper/…          order.users.dead, product.created.dead → dead_letters
-/// ├── intake/users      order.users → customers
-/// ├── intake/products   product.created → orders
-/// ├── resync            the other nodes' books → customers, orders
-/// ├── sweeper           forgets kept answers
-/// └── edge              POST /order · GET /order/{id} · PUT /update_order/{id}
+/// ├── customers/0            owns what was heard of auth's users
+/// ├── orders/0..n            owns orders, and the products for sale
+/// ├── dead_letters/0         owns the messages that could not be applied
+/// ├── audit/0                owns what administrators did
+/// ├── pulse/0                owns the look into the database
+/// ├── broker                 the rest for one
+/// │   ├── link               the session that says whether the broker is there
+/// │   ├── relay              outbox → broker
+/// │   ├── keeper/…           order.users.dead, product.created.dead → dead_letters
+/// │   ├── intake/users       order.users → customers
+/// │   └── intake/products    product.created → orders
+/// ├── resync                 the other nodes' books → customers, orders
+/// ├── sweeper                forgets kept answers
+/// └── edge                   POST /order · GET /order/{id} · PUT /update_order/{id}
 pub fn order(node: &Node) -> anyhow::Result<Vec<Child>> {
     let Heard { customers, gate, owner } = node.heard()?;
-    let orders = node.addr("orders", node.owners);
-    let letters = node.letters(order_desks(&customers, &orders));
-    let figures = figures(&[&customers, &orders, &letters.addr]);
-    let edge = node.edge(Api::Order(orders.clone()), gate, &letters, figures)?;
+    let orders = node.addr("orders", node.owners, node.mailboxes.orders);
+    let common = node.common(order_desks(&customers, &orders));
+    let edge = node.edge(Api::Order(orders.clone()), gate, &common)?;
     let copies = Copies::Order(customers.clone(), orders.clone());
-    Ok(tree([
-        vec![node.relay()],
-        vec![owner],
-        owners(&orders, &node.database, Orders::new),
-        letters.children,
-        vec![node.intake("users", ORDER_USERS, Desk::Customers(customers))],
-        vec![node.intake("products", PRODUCT_CREATED, Desk::Orders(orders))],
-        vec![node.resync(copies), node.sweeper(), edge],
-    ]))
+    let intakes = vec![
+        node.intake("users", ORDER_USERS, Desk::Customers(customers), &common),
+        node.intake("products", PRODUCT_CREATED, Desk::Orders(orders.clone()), &common),
+    ];
+    let broker = node.broker(&common, intakes);
+    let owners = owners(&orders, &node.database, Orders::new);
+    let last = vec![broker, node.resync(copies), node.sweeper(), edge];
+    Ok(tree([vec![owner], owners, common.owners, last]))
 }
 
 /// Whom the order node's messages are for, again when they are redriven.
@@ -128,6 +142,14 @@ pub fn tree<const N: usize>(branches: [Vec<Child>; N]) -> Vec<Child> {
 pub struct Node {
     /// Its name.
     pub name: &'static str,
+    /// Its process, by a made-up name.
+    pub process: Uuid,
+    /// Since when that runs.
+    pub started_at: Timestamp,
+    /// Its place in the tree.
+    pub inspector: Inspector,
+    /// When its actors are started again.
+    pub policy: Policy,
     /// Its database.
     pub database: Database,
     /// Whose tables it holds.
@@ -148,22 +170,22 @@ pub struct Node {
     pub auth_url: String,
     /// Where the other nodes show their books.
     pub peers: Peers,
+    /// The nodes and replicas that administrators see together.
+    pub cluster: Cluster,
     /// How long a verified token is believed.
     pub verified_for: Duration,
     /// How long the answer to a request with a key is kept.
     pub answers_kept_for: Duration,
     /// How many owners share the work.
     pub owners: usize,
-    /// How many messages wait for one owner.
-    pub mailbox_capacity: usize,
+    /// How many messages wait for one owner of each kind.
+    pub mailboxes: Mailboxes,
     /// How long an owner may take to answer.
     pub answer_timeout: Duration,
     /// How much the edge takes on at once.
     pub limits: Limits,
     /// What it counts.
     pub metrics: Metrics,
-    /// Whether there is a connection to the broker.
-    pub broker_up: Arc<AtomicBool>,
 }
 
 /// What catalog and order know of auth's users: who owns it, and whom it lets in.
@@ -173,144 +195,174 @@ struct Heard {
     owner: Child,
 }
 
-/// A node's dead letters: how to reach their owner, and from which queues they come; it, and who brings them to it.
-struct Letters {
-    addr: Addr<dead_letters::Msg>,
+/// What every node has: the link to its broker, and the owners of what is told of the node itself.
+struct Common {
+    link: Link,
+    /// The queues that the node listens on.
     queues: Vec<&'static str>,
-    children: Vec<Child>,
+    letters: Addr<dead_letters::Msg>,
+    audit: Addr<audit::Msg>,
+    pulse: Addr<pulse::Msg>,
+    owners: Vec<Child>,
 }
 
 impl Node {
-    /// An address whose mailboxes have this node's bounds.
-    fn addr<M: Send + 'static>(&self, name: &'static str, owners: usize) -> Addr<M> {
-        Addr::new(name, owners, self.mailbox_capacity, self.answer_timeout)
+    /// An address of owners on this node.
+    fn addr<M: Message>(&self, name: &'static str, owners: usize, capacity: usize) -> Addr<M> {
+        Addr::new(&self.inspector, name, owners, capacity, self.answer_timeout)
+    }
+
+    /// The measures of a service that is at one thing at a time.
+    fn probe(&self, name: &str, capacity: Option<usize>) -> Arc<Probe> {
+        self.inspector.branch(name).probe(Kind::Service, capacity, 1)
     }
 
     fn heard(&self) -> anyhow::Result<Heard> {
-        let customers = self.addr("customers", 1);
+        let customers = self.addr("customers", 1, self.mailboxes.customers);
         let (changed, changes) = broadcast::channel(1024);
         let (tokens, verified_for) = (self.tokens.clone(), self.verified_for);
         let remote = Remote::new(tokens, &self.auth_url, verified_for, customers.clone(), changes)?;
         let make = move |database: &Database| Customers::new(database, changed.clone());
         let owner = owners(&customers, &self.database, make).remove(0);
-        Ok(Heard { customers, gate: Gate::Remote(remote), owner })
+        Ok(Heard { customers, gate: Gate::remote(remote), owner })
     }
 
-    fn letters(&self, desks: Desks) -> Letters {
-        let addr = self.addr("dead_letters", 1);
-        let queues: Vec<_> = desks.queues().collect();
+    fn common(&self, desks: Desks) -> Common {
+        let letters = self.addr("dead_letters", 1, self.mailboxes.dead_letters);
+        let audit = self.addr("audit", 1, self.mailboxes.audit);
+        let pulse = self.addr("pulse", 1, self.mailboxes.pulse);
+        let queues = desks.queues().collect();
         let make = move |database: &Database| DeadLetters::new(database, desks.clone());
-        let mut children = owners(&addr, &self.database, make);
-        children.extend(queues.iter().map(|queue| {
-            let keeper = Keeper { queue, letters: addr.clone(), broker: self.broker.clone() };
-            let start = move |supervisor| launch(keeper.clone(), GRACE, supervisor);
-            Child::new(format!("keeper/{queue}"), start)
-        }));
-        Letters { addr, queues, children }
+        let owners = tree([
+            owners(&letters, &self.database, make),
+            needed(owners(&audit, &self.database, Audit::new)),
+            needed(owners(&pulse, &self.database, Pulse::new)),
+        ]);
+        Common { link: Link::new(&self.broker), queues, letters, audit, pulse, owners }
     }
 
-    fn relay(&self) -> Child {
-        let relay = Relay {
-            database: self.database.clone(),
-            broker: self.broker.clone(),
-            metrics: self.metrics.clone(),
-            up: self.broker_up.clone(),
+    /// The link to the broker, and all that need it.
+    fn broker(&self, common: &Common, intakes: Vec<Intaking>) -> Child {
+        let branch = self.inspector.branch("broker");
+        let Common { link, queues, letters, .. } = common;
+        let (link, queues, letters) = (link.clone(), queues.clone(), letters.clone());
+        let (database, metrics) = (self.database.clone(), self.metrics.clone());
+        let children = {
+            let branch = branch.clone();
+            move || {
+                let probe =
+                    |name: &str, capacity| branch.branch(name).probe(Kind::Service, capacity, 1);
+                let relay = Relay {
+                    database: database.clone(),
+                    link: link.clone(),
+                    metrics: metrics.clone(),
+                };
+                let keeper = |queue: &&'static str| {
+                    let probe = probe(&format!("keeper/{queue}"), Some(PREFETCH.into()));
+                    let (letters, link) = (letters.clone(), link.clone());
+                    Child::service(&probe, GRACE, Keeper { queue, letters, link })
+                };
+                let intake = |Intaking { name, intake }: &Intaking| {
+                    let capacity = Some(usize::from(intake.prefetch));
+                    let probe = probe(&format!("intake/{name}"), capacity);
+                    Child::service(&probe, GRACE, intake.clone())
+                };
+                Ok(tree([
+                    vec![Child::service(&probe("link", None), GRACE, link.clone())],
+                    vec![Child::service(&probe("relay", Some(WINDOW)), GRACE, relay)],
+                    queues.iter().map(keeper).collect(),
+                    intakes.iter().map(intake).collect(),
+                ]))
+            }
         };
-        Child::new("relay", move |supervisor| launch(relay.clone(), GRACE, supervisor))
+        Child::branch(&branch, Strategy::RestForOne, self.policy, children)
     }
 
-    fn intake(&self, name: &str, queue: &'static str, desk: Desk) -> Child {
+    fn intake(
+        &self,
+        name: &'static str,
+        queue: &'static str,
+        desk: Desk,
+        common: &Common,
+    ) -> Intaking {
         let intake = Intake {
             queue,
             desk,
-            broker: self.broker.clone(),
+            link: common.link.clone(),
             prefetch: self.prefetch,
             most_tries: self.most_tries,
+            deaths: Deaths::default(),
             metrics: self.metrics.clone(),
         };
-        let name = format!("intake/{name}");
-        Child::new(name, move |supervisor| launch(intake.clone(), GRACE, supervisor))
+        Intaking { name, intake }
     }
 
     fn resync(&self, copies: Copies) -> Child {
         let (database, peers) = (self.database.clone(), self.peers.clone());
         let resync = Resync { database, copies, peers };
-        Child::new("resync", move |supervisor| launch(resync.clone(), GRACE, supervisor))
+        Child::service(&self.probe("resync", None), GRACE, resync)
     }
 
     fn sweeper(&self) -> Child {
         let database = self.database.clone();
         let sweeper = Sweeper { database, kept_for: self.answers_kept_for };
-        Child::new("sweeper", move |supervisor| launch(sweeper.clone(), GRACE, supervisor))
+        Child::service(&self.probe("sweeper", None), GRACE, sweeper)
     }
 
-    fn edge(
-        &self,
-        api: Api,
-        gate: Gate,
-        letters: &Letters,
-        mailboxes: Mailboxes,
-    ) -> anyhow::Result<Child> {
+    fn edge(&self, api: Api, gate: Gate, common: &Common) -> anyhow::Result<Child> {
         let vitals = Vitals {
             node: self.name,
+            process: self.process,
+            started_at: self.started_at,
             database: self.database.clone(),
-            broker: self.broker_up.clone(),
-            queues: letters.queues.clone(),
-            mailboxes,
+            pulse: common.pulse.clone(),
+            broker: common.link.watch(),
+            queues: common.queues.clone(),
+            inspector: self.inspector.clone(),
             metrics: self.metrics.clone(),
         };
-        let keys = Keys { tokens: self.tokens.clone(), kept_for: self.answers_kept_for };
-        let books = Books::new(&self.database, self.schema, self.peers.clone());
-        let (listener, doors, limits) =
-            (self.listener.try_clone()?, self.doors.clone(), self.limits);
-        let letters = letters.addr.clone();
-        Ok(Child::new("edge", move |supervisor| {
-            let listener = listener.try_clone();
-            let (api, letters, gate) = (api.clone(), letters.clone(), gate.clone());
-            let (keys, books) = (keys.clone(), books.clone());
-            let (vitals, doors) = (vitals.clone(), doors.clone());
-            async move {
-                let listener = listener.map_err(|error| SpawnErr::StartupFailed(error.into()))?;
-                let edge =
-                    Edge { listener, api, letters, gate, keys, books, vitals, limits, doors };
-                launch(edge, GRACE, supervisor).await
-            }
-        }))
+        let edge = Edge {
+            listener: Arc::new(self.listener.try_clone()?),
+            api,
+            letters: common.letters.clone(),
+            gate,
+            keys: Keys { tokens: self.tokens.clone(), kept_for: self.answers_kept_for },
+            books: Books::new(&self.database, self.schema, self.peers.clone()),
+            audit: common.audit.clone(),
+            cluster: self.cluster.clone(),
+            vitals,
+            limits: self.limits,
+            doors: self.doors.clone(),
+        };
+        let place = self.inspector.branch("edge");
+        let probe = place.probe(Kind::Edge, Some(self.limits.in_flight), EDGE_LANES);
+        Ok(Child::service(&probe, GRACE, edge).restart_only())
     }
+}
+
+/// Of so many requests at once the inspector can tell which they are.
+const EDGE_LANES: usize = 64;
+
+/// An intake and its name.
+struct Intaking {
+    name: &'static str,
+    intake: Intake,
+}
+
+/// Those without whom nobody could be told to go on again: administrators may only have them started afresh.
+fn needed(owners: Vec<Child>) -> Vec<Child> {
+    owners.into_iter().map(Child::restart_only).collect()
 }
 
 /// The owners behind an address, each with a share of its keys.
 pub fn owners<O: Owner>(
     addr: &Addr<O::Msg>,
     database: &Database,
-    make: impl Fn(&Database) -> O + Clone + Send + 'static,
+    make: impl Fn(&Database) -> O + Clone + Send + Sync + 'static,
 ) -> Vec<Child> {
-    let owner = |mailbox: &Arc<Mailbox<O::Msg>>| {
-        let (mailbox, database, make) = (mailbox.clone(), database.clone(), make.clone());
-        Child::new(mailbox.name().to_owned(), move |supervisor| {
-            let (mailbox, owner) = (mailbox.clone(), make(&database));
-            async move { hire(owner, &mailbox, supervisor).await }
-        })
+    let owner = |mailbox| {
+        let (database, make) = (database.clone(), make.clone());
+        Child::owner(mailbox, move || make(&database))
     };
     addr.mailboxes().iter().map(owner).collect()
-}
-
-type Mailboxes = Arc<dyn Fn() -> Vec<Figures> + Send + Sync>;
-
-/// The figures of these addresses, together.
-fn figures(addresses: &[&dyn Measured]) -> Mailboxes {
-    let addresses: Vec<_> = addresses.iter().map(|address| address.measure()).collect();
-    Arc::new(move || addresses.iter().flat_map(|figures| figures()).collect())
-}
-
-/// An address of any kind, for its figures.
-trait Measured {
-    fn measure(&self) -> Mailboxes;
-}
-
-impl<M: Send + 'static> Measured for Addr<M> {
-    fn measure(&self) -> Mailboxes {
-        let addr = self.clone();
-        Arc::new(move || addr.figures())
-    }
 }

@@ -22,6 +22,7 @@ macro_rules! on_both_brokers {
 
 mod shop;
 
+mod actors;
 mod brokers;
 mod catalog;
 mod convergence;
@@ -33,7 +34,10 @@ mod ledger;
 mod operations;
 mod orders;
 mod outage;
+mod overload;
+mod page;
 mod processes;
 mod replicas;
 mod resync;
+mod traces;
 mod users;

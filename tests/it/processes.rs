@@ -51,7 +51,8 @@ impl Process {
         Process { child, folder, name }
     }
 
-    fn read(&self, end: &str) -> String {
+    /// What it wrote: "out" or "err".
+    pub fn read(&self, end: &str) -> String {
         fs::read_to_string(self.folder.join(format!("{}.{end}", self.name))).unwrap_or_default()
     }
 
@@ -77,7 +78,7 @@ impl Process {
     }
 
     /// Memory in use, in MB.
-    fn megabytes(&self) -> u64 {
+    pub fn megabytes(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
@@ -346,6 +347,45 @@ async fn dead_letters_are_dealt_with_from_the_command_line() {
         assert_eq!(ended.code(), Some(code), "{arguments:?}: {text}{}", process.read("err"));
         assert!(text.contains(said), "{arguments:?}: {text}");
     }
+}
+
+#[tokio::test]
+async fn what_keeps_dying_ends_the_process_with_a_failure() {
+    let folder = Folder::new("shop-dying").unwrap();
+    let (mut settings, urls) = on_fixed_ports(Over::Bus).await;
+    for (key, value) in [
+        ("SHOP__EMBEDDED__BROKER", "true"),
+        ("SHOP__SUPERVISION__FIRST_WAIT_MS", "1"),
+        ("SHOP__SUPERVISION__LONGEST_WAIT_MS", "2"),
+        ("SHOP__SUPERVISION__ACTOR_DEATHS", "2"),
+        ("SHOP__SUPERVISION__BRANCH_DEATHS", "2"),
+    ] {
+        settings.set(key, value);
+    }
+    let client = Client::new(urls);
+    let mut process = Process::start(&folder, &[], &settings.variables).await;
+    for node in Node::ALL {
+        ready(&client, node).await;
+    }
+    let admin = client.sign_in("admin").await;
+    let teapot = admin.product(5, 1000).await;
+    admin.order(&[(&teapot, 1)]).await.expect(201);
+    let mut database = settings.database(Node::Order).await;
+    sqlx::raw_sql("alter table order_items drop column product_name")
+        .execute(&mut database)
+        .await
+        .unwrap();
+    let items = json!([{"product_id": teapot["id"], "quantity": 1}]);
+    let order = json!({"user_id": admin.id(), "items": items});
+    let ordered = async || {
+        let request = admin.request(reqwest::Method::POST, Node::Order, "/order");
+        drop(request.json(&order).send().await);
+        process.child.try_wait().unwrap().ok_or("it still runs".to_owned())
+    };
+    let ended = eventually(ordered).await;
+    let log = process.read("err");
+    assert_eq!(ended.code(), Some(1), "{log}");
+    assert!(log.contains("its supervisor gives up"), "{log}");
 }
 
 #[tokio::test]

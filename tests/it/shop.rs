@@ -158,6 +158,11 @@ impl TestShop {
         self.replicas[0].bus.as_ref()
     }
 
+    /// What is measured of the actors of the one replica.
+    pub fn inspector(&self) -> &shop_actors::inspector::Inspector {
+        &self.replicas[0].inspector
+    }
+
     /// Somebody without a token.
     pub fn nobody(&self) -> Client {
         Client::new(self.urls.clone())
@@ -173,11 +178,18 @@ impl TestShop {
         self.nobody().sign_up(name).await
     }
 
+    /// Ends the shop; says whether its outboxes are empty.
+    pub async fn stop(self) -> bool {
+        let mut relayed = true;
+        for shop in self.replicas {
+            relayed &= shop.stop().await;
+        }
+        relayed
+    }
+
     /// Ends the shop; fails if an event is left in an outbox.
     pub async fn close(self) {
-        for shop in self.replicas {
-            assert!(shop.stop().await, "events are left in an outbox");
-        }
+        assert!(self.stop().await, "events are left in an outbox");
     }
 }
 
@@ -232,6 +244,11 @@ impl Client {
     /// The same one with another token.
     pub fn with_token(&self, token: &str) -> Client {
         Client { token: Some(token.to_owned()), ..self.clone() }
+    }
+
+    /// What this node is called in the cluster.
+    pub fn peer(&self, node: Node) -> String {
+        self.urls.of(node).trim_start_matches("http://").to_owned()
     }
 
     /// The same one, at another shop.

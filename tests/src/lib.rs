@@ -1,5 +1,6 @@
 //! What the tests need around the shop: servers of their own, which end with the test process.
 
+pub mod browser;
 mod folder;
 pub mod link;
 pub mod postgres;

@@ -1,0 +1,492 @@
+//! The inspector: every actor of a process by its place in the tree, how it fares, and how it is steered.
+
+mod histogram;
+mod probe;
+mod recent;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use shop_persistence::{Error, Result};
+use strum::{Display, EnumString};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
+
+pub use probe::{Handling, Kind, Phase, Probe, State, Steering, Ticket};
+use recent::SAMPLES;
+
+use crate::{Handled, Service};
+
+/// The samples of all actors together take no more memory than so many.
+const MOST_SAMPLES: usize = 900_000;
+
+/// How an actor fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It is being started.
+    Starting,
+    /// It waits for work.
+    Running,
+    /// It is at a message.
+    Busy,
+    /// It has been at one message for over two seconds.
+    Stuck,
+    /// It refuses messages: as many wait as may.
+    Overloaded,
+    /// An administrator has it wait.
+    Paused,
+    /// It works off what waits and takes nothing new.
+    Draining,
+    /// It died, and is started again in a moment.
+    Restarting,
+    /// It has ended.
+    Stopped,
+}
+
+/// What an administrator does with an actor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema, Display, EnumString)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Action {
+    /// It ends at once and is started afresh. What it is at is lost; what waits for an owner is handled by the next.
+    Restart,
+    /// It handles nothing until it is resumed; messages wait.
+    Pause,
+    /// It goes on.
+    Resume,
+    /// It works off what waits, takes nothing new, and stops.
+    Drain,
+}
+
+impl Action {
+    /// Whether somebody may miss what it takes away, so that it needs a reason.
+    pub fn is_destructive(self) -> bool {
+        self != Action::Resume
+    }
+}
+
+/// How an actor failed.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Failure {
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// Why.
+    pub reason: String,
+    /// What it was at.
+    pub message: Option<String>,
+    /// The trace that this belongs to.
+    pub trace_id: Option<String>,
+}
+
+/// What an actor is at.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Current {
+    /// The message's name.
+    pub message: &'static str,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// For how long, in milliseconds.
+    pub for_ms: f64,
+    /// The trace that it belongs to.
+    pub trace_id: Option<String>,
+}
+
+/// An actor, as it fares now. Quantiles are of the last one to two minutes, and none when nothing was handled in them.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Actor {
+    /// Its place in the tree.
+    #[schema(example = "shop/order/orders/0")]
+    pub path: String,
+    /// What sort of actor.
+    pub kind: Kind,
+    /// How it fares.
+    pub status: Status,
+    /// When it is started again, if it died.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub next_try_at: Option<Timestamp>,
+    /// Since when it runs.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub started_at: Option<Timestamp>,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// Messages that wait or are being handled.
+    pub mailbox_depth: usize,
+    /// The most there ever were.
+    pub mailbox_high_water: usize,
+    /// At most so many wait.
+    pub mailbox_capacity: Option<usize>,
+    /// How long messages waited, in milliseconds: half of them at most so long.
+    pub mailbox_p50_ms: Option<f64>,
+    /// 99 of 100 at most so long.
+    pub mailbox_p99_ms: Option<f64>,
+    /// The longest.
+    pub mailbox_max_ms: Option<f64>,
+    /// How long messages took to handle, in milliseconds: half of them at most so long.
+    pub handler_p50_ms: Option<f64>,
+    /// 99 of 100 at most so long.
+    pub handler_p99_ms: Option<f64>,
+    /// The longest.
+    pub handler_max_ms: Option<f64>,
+    /// Messages handled in the last second.
+    pub messages_per_second: f64,
+    /// The share of the last second that was spent on messages, 0 to 1.
+    pub busy_share: f64,
+    /// Messages handled.
+    pub handled: u64,
+    /// Messages refused: too many waited.
+    pub rejected: u64,
+    /// Messages dropped unhandled: nobody waited for them any more.
+    pub expired: u64,
+    /// Messages that ended with their actor.
+    pub lost: u64,
+    /// What it is at.
+    pub current: Option<Current>,
+    /// How it last failed.
+    pub last_failure: Option<Failure>,
+    /// What an administrator may do with it now.
+    pub actions: Vec<Action>,
+}
+
+/// An actor and those below it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Tree {
+    /// It.
+    #[serde(flatten)]
+    pub actor: Actor,
+    /// Those below it.
+    #[schema(no_recursion)]
+    pub children: Vec<Tree>,
+}
+
+/// All that is known of an actor.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Details {
+    /// It.
+    #[serde(flatten)]
+    pub actor: Actor,
+    /// How many messages of each name it handled.
+    #[schema(value_type = std::collections::HashMap<String, u64>)]
+    pub messages: serde_json::Map<String, Value>,
+    /// Its last twenty failures, the newest first.
+    pub failures: Vec<Failure>,
+    /// Its own view of its state.
+    #[schema(value_type = Option<Object>)]
+    pub state: Option<Value>,
+    /// When it gave that view.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub state_at: Option<Timestamp>,
+    /// How long messages waited since the process began.
+    pub mailbox_histogram: Vec<Bucket>,
+    /// How long messages took since the process began.
+    pub handler_histogram: Vec<Bucket>,
+    /// The paths of those below it.
+    pub children: Vec<String>,
+}
+
+/// How many took up to so long, and longer than the bucket before.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Bucket {
+    /// Milliseconds.
+    pub up_to_ms: f64,
+    /// How many.
+    pub count: u32,
+}
+
+/// What a list of actors is sorted by: figures from the highest, paths from A.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, ToSchema, Display)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+#[expect(missing_docs, reason = "the fields of an actor")]
+pub enum Sort {
+    #[default]
+    Path,
+    MailboxDepth,
+    MailboxHighWater,
+    MailboxP50Ms,
+    MailboxP99Ms,
+    MailboxMaxMs,
+    HandlerP50Ms,
+    HandlerP99Ms,
+    HandlerMaxMs,
+    MessagesPerSecond,
+    BusyShare,
+    Handled,
+    Rejected,
+    Expired,
+    Lost,
+    Restarts,
+}
+
+impl Sort {
+    /// What an actor is sorted by. Figures that are missing come last.
+    pub fn figure(self, actor: &Actor) -> f64 {
+        let known = |figure: Option<f64>| figure.unwrap_or(-1.0);
+        match self {
+            Sort::Path => 0.0,
+            Sort::MailboxDepth => actor.mailbox_depth as f64,
+            Sort::MailboxHighWater => actor.mailbox_high_water as f64,
+            Sort::MailboxP50Ms => known(actor.mailbox_p50_ms),
+            Sort::MailboxP99Ms => known(actor.mailbox_p99_ms),
+            Sort::MailboxMaxMs => known(actor.mailbox_max_ms),
+            Sort::HandlerP50Ms => known(actor.handler_p50_ms),
+            Sort::HandlerP99Ms => known(actor.handler_p99_ms),
+            Sort::HandlerMaxMs => known(actor.handler_max_ms),
+            Sort::MessagesPerSecond => actor.messages_per_second,
+            Sort::BusyShare => actor.busy_share,
+            Sort::Handled => actor.handled as f64,
+            Sort::Rejected => actor.rejected as f64,
+            Sort::Expired => actor.expired as f64,
+            Sort::Lost => actor.lost as f64,
+            Sort::Restarts => actor.restarts as f64,
+        }
+    }
+}
+
+/// The seconds that are remembered of an actor, the newest last.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct History {
+    /// Messages handled a second.
+    pub messages_per_second: Vec<f32>,
+    /// Messages that waited or were being handled.
+    pub mailbox_depth: Vec<u32>,
+    /// Within how many milliseconds 99 of 100 were handled.
+    pub handler_p99_ms: Vec<Option<f32>>,
+}
+
+/// All actors of a process, as one branch of their tree sees them.
+#[derive(Debug, Clone)]
+pub struct Inspector {
+    all: Arc<RwLock<All>>,
+    path: String,
+}
+
+#[derive(Debug, Default)]
+struct All {
+    probes: BTreeMap<String, Arc<Probe>>,
+    /// The branches that are nodes: none sees the others.
+    nodes: Vec<String>,
+}
+
+impl Inspector {
+    /// Of a tree whose root has this name.
+    pub fn new(root: &str) -> Inspector {
+        Inspector { all: Arc::default(), path: root.to_owned() }
+    }
+
+    /// The branch of this name.
+    pub fn branch(&self, name: &str) -> Inspector {
+        Inspector { all: self.all.clone(), path: format!("{}/{name}", self.path) }
+    }
+
+    /// The branch of a node, which does not show the other nodes of the process.
+    pub fn node(&self, name: &str) -> Inspector {
+        let node = self.branch(name);
+        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
+        if !all.nodes.contains(&node.path) {
+            all.nodes.push(node.path.clone());
+        }
+        drop(all);
+        node
+    }
+
+    /// The measures of the actor at the root of this branch.
+    pub fn probe(&self, kind: Kind, capacity: Option<usize>, lanes: usize) -> Arc<Probe> {
+        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
+        let probe = all.probes.entry(self.path.clone());
+        let make = || Arc::new(Probe::new(self.path.clone(), kind, capacity, lanes));
+        probe.or_insert_with(make).clone()
+    }
+
+    /// All below the root of this branch have ended with it.
+    pub fn end(&self) {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        let below = format!("{}/", self.path);
+        let probes = all.probes.values().filter(|probe| probe.path().starts_with(&below));
+        probes.filter(|probe| probe.kind() != Kind::Pool).for_each(|it| it.enter(Phase::Stopped));
+    }
+
+    /// The probe at a path, of those that this branch may see.
+    pub fn find(&self, path: &str) -> Result<Arc<Probe>> {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        let found = all.probes.get(path).filter(|probe| self.sees(&all, probe.path()));
+        found.cloned().ok_or(Error::Missing("actor"))
+    }
+
+    fn sees(&self, all: &All, path: &str) -> bool {
+        let is_in = |node: &String| {
+            path.strip_prefix(node.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        !all.nodes.iter().any(|node| *node != self.path && is_in(node))
+    }
+
+    /// Those that this branch may see, by their paths.
+    pub fn probes(&self) -> Vec<Arc<Probe>> {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        all.probes.values().filter(|probe| self.sees(&all, probe.path())).cloned().collect()
+    }
+
+    /// All that this branch may see, sorted by their paths.
+    pub fn actors(&self) -> Vec<Actor> {
+        self.probes().iter().map(|probe| Actor::of(probe)).collect()
+    }
+
+    /// The same as a tree.
+    pub fn tree(&self) -> Result<Tree> {
+        let mut trees: BTreeMap<String, Tree> = BTreeMap::new();
+        let read = |actor: Actor| (actor.path.clone(), Tree { actor, children: vec![] });
+        trees.extend(self.actors().into_iter().map(read));
+        // From the last path to the first, so that each is whole before it goes to the one above it.
+        while let Some((path, mut tree)) = trees.pop_last() {
+            tree.children.reverse();
+            let above = above(&path, |above| trees.contains_key(above));
+            match above.map(str::to_owned).and_then(|above| trees.get_mut(&above)) {
+                Some(above) => above.children.push(tree),
+                None => return Ok(tree),
+            }
+        }
+        Err(Error::Missing("actor"))
+    }
+
+    /// All that is known of one.
+    pub async fn details(&self, path: &str) -> Result<Details> {
+        let probe = self.find(path)?;
+        let state = probe.state().await;
+        let paths: Vec<String> =
+            self.probes().iter().map(|probe| probe.path().to_owned()).collect();
+        let is_below = |other: &String| {
+            above(other, |above| paths.iter().any(|path| path == above)) == Some(path)
+        };
+        let buckets = |counts: histogram::Counts| {
+            counts.buckets().map(|(up_to_ms, count)| Bucket { up_to_ms, count }).collect()
+        };
+        let counts = probe.messages().into_iter();
+        Ok(Details {
+            actor: Actor::of(&probe),
+            messages: counts.map(|(name, count)| (name.to_owned(), count.into())).collect(),
+            failures: probe.failures(),
+            state_at: state.as_ref().map(|state| state.at),
+            state: state.map(|state| state.view),
+            mailbox_histogram: buckets(probe.waited.counts()),
+            handler_histogram: buckets(probe.took.counts()),
+            children: paths.iter().filter(|path| is_below(path)).cloned().collect(),
+        })
+    }
+
+    /// What is remembered of all that this branch may see, by their paths.
+    pub fn history(&self) -> BTreeMap<String, History> {
+        let remembered = |probe: &Arc<Probe>| {
+            let recent = probe.recent();
+            let samples = &recent.samples;
+            let history = History {
+                messages_per_second: samples.iter().map(|sample| round(sample.rate)).collect(),
+                mailbox_depth: samples.iter().map(|sample| sample.depth).collect(),
+                handler_p99_ms: samples.iter().map(|sample| sample.p99_ms.map(round)).collect(),
+            };
+            (probe.path().to_owned(), history)
+        };
+        self.probes().iter().map(remembered).collect()
+    }
+
+    /// Reads every probe of the process once.
+    fn sample(&self, now: Instant) {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        let kept = SAMPLES.min(MOST_SAMPLES / all.probes.len().max(1)).max(1);
+        for probe in all.probes.values() {
+            let current = probe.current();
+            let mut recent = probe.recent();
+            recent.sample(probe, now, kept);
+            let stuck = probe.status(current.as_ref(), false) == Status::Stuck;
+            if let (true, false, Some(at)) = (stuck, recent.stuck, &current) {
+                let (actor, message, trace) = (probe.path(), at.message, at.trace_id.as_deref());
+                tracing::warn!(
+                    actor,
+                    message,
+                    trace.id = trace,
+                    for_ms = at.for_ms,
+                    "an actor is stuck"
+                );
+            }
+            recent.stuck = stuck;
+        }
+    }
+}
+
+/// Three significant digits are enough to draw.
+fn round(figure: f32) -> f32 {
+    (figure * 1e3).round() / 1e3
+}
+
+/// The path of the actor above this one: the longest that there is.
+fn above(path: &str, there_is: impl Fn(&str) -> bool) -> Option<&str> {
+    let mut path = path;
+    while let Some((above, _)) = path.rsplit_once('/') {
+        if there_is(above) {
+            return Some(above);
+        }
+        path = above;
+    }
+    None
+}
+
+impl Actor {
+    /// How the actor fares now that this probe measures.
+    pub fn of(probe: &Probe) -> Actor {
+        let current = probe.current();
+        let recent = probe.recent();
+        let (rate, busy_share, refused) = (recent.rate, recent.busy_share, recent.refused);
+        let lately = recent.lately(probe);
+        drop(recent);
+        let (next_try_at, started_at, restarts, last_failure) = probe.life();
+        Actor {
+            path: probe.path().to_owned(),
+            kind: probe.kind(),
+            status: probe.status(current.as_ref(), refused),
+            next_try_at,
+            started_at,
+            restarts,
+            mailbox_depth: probe.depth(),
+            mailbox_high_water: probe.high_water.load(Relaxed),
+            mailbox_capacity: probe.capacity(),
+            mailbox_p50_ms: lately.waited.quantile(0.5),
+            mailbox_p99_ms: lately.waited.quantile(0.99),
+            mailbox_max_ms: lately.waited.quantile(1.0),
+            handler_p50_ms: lately.took.quantile(0.5),
+            handler_p99_ms: lately.took.quantile(0.99),
+            handler_max_ms: lately.took.quantile(1.0),
+            messages_per_second: (rate * 10.0).round() / 10.0,
+            busy_share: (busy_share * 1e3).round() / 1e3,
+            handled: probe.handled.load(Relaxed),
+            rejected: probe.rejected.load(Relaxed),
+            expired: probe.expired.load(Relaxed),
+            lost: probe.lost.load(Relaxed),
+            current,
+            last_failure,
+            actions: probe.actions(),
+        }
+    }
+}
+
+/// Reads every probe once a second.
+#[derive(Debug, Clone)]
+pub struct Sampler(pub Inspector);
+
+impl Service for Sampler {
+    async fn run(self, probe: Arc<Probe>, stop: CancellationToken) -> Handled {
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(second.tick()).await.is_some() {
+            probe.measure("Sample", async { self.0.sample(Instant::now()) }).await;
+        }
+        Ok(())
+    }
+}

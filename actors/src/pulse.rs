@@ -1,0 +1,77 @@
+//! The owner of a node's pulse: whether its database answers, and what waits in there, for whoever watches the node. It
+//! has a connection of its own, so that it answers while all others are in use.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use shop_persistence::{Database, Result, Session, dead_letters, outbox};
+use strum::IntoStaticStr;
+use tokio::time::Instant;
+
+use crate::{Handled, Me, Owner, Reply, answer};
+
+/// What the owner of the pulse may be asked.
+#[derive(Debug, IntoStaticStr)]
+pub enum Msg {
+    /// Does the database answer?
+    Ping(Reply<()>),
+    /// What waits there, as it was at most so long ago?
+    Read(Duration, Reply<Reading>),
+}
+
+/// What waits in a database.
+#[derive(Debug, Clone, Default)]
+pub struct Reading {
+    /// Events not yet confirmed by the broker.
+    pub outbox_length: i64,
+    /// How many seconds the oldest of them has waited.
+    pub outbox_age_seconds: f64,
+    /// How many dead letters there are of each queue that has any.
+    pub dead_letters: HashMap<String, i64>,
+}
+
+/// Owns the pulse.
+#[derive(Debug)]
+pub struct Pulse {
+    session: Session,
+    last: Option<(Instant, Reading)>,
+}
+
+impl Pulse {
+    /// The pulse of this database.
+    pub fn new(database: &Database) -> Pulse {
+        Pulse { session: database.session(), last: None }
+    }
+
+    async fn read(&mut self, oldest: Duration) -> Result<Reading> {
+        if let Some((at, reading)) = &self.last
+            && at.elapsed() < oldest
+        {
+            return Ok(reading.clone());
+        }
+        let read = async |connection: &mut _| {
+            let (outbox_length, outbox_age_seconds) = outbox::backlog(connection).await?;
+            let dead_letters = dead_letters::count(connection).await?.into_iter().collect();
+            Ok(Reading { outbox_length, outbox_age_seconds, dead_letters })
+        };
+        let reading = self.session.within(read).await?;
+        self.last = Some((Instant::now(), reading.clone()));
+        Ok(reading)
+    }
+}
+
+impl Owner for Pulse {
+    type Msg = Msg;
+
+    fn state(&self) -> Value {
+        json!({"connected": self.session.is_open()})
+    }
+
+    async fn handle(&mut self, _: &Me<Msg>, message: Msg) -> Handled {
+        match message {
+            Msg::Ping(reply) => answer(reply, self.session.ping().await),
+            Msg::Read(oldest, reply) => answer(reply, self.read(oldest).await),
+        }
+    }
+}

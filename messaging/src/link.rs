@@ -1,0 +1,76 @@
+//! The link to the broker: one session kept open, so that the node knows whether its broker is there. While it is away
+//! the link alone knocks; relay, keepers and intakes open their sessions when it is back.
+
+use std::sync::Arc;
+
+use shop_actors::inspector::Probe;
+use shop_actors::{Backoff, Handled, Service};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Broker, Result};
+
+/// Keeps a session with the broker open. Clones tell whether it is.
+#[derive(Debug, Clone)]
+pub struct Link {
+    broker: Broker,
+    up: Arc<watch::Sender<bool>>,
+}
+
+impl Link {
+    /// A link to this broker, not yet open.
+    pub fn new(broker: &Broker) -> Link {
+        Link { broker: broker.clone(), up: Arc::new(watch::Sender::new(false)) }
+    }
+
+    /// The broker at its other end.
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// Tells whether there is a connection, now and later.
+    pub fn watch(&self) -> watch::Receiver<bool> {
+        self.up.subscribe()
+    }
+
+    /// Waits until there is a connection. Cancel safe.
+    pub async fn up(&self) {
+        self.up.subscribe().wait_for(|up| *up).await.ok(); // it is never dropped before `self`
+    }
+
+    async fn session(&self, probe: &Arc<Probe>) -> Result<()> {
+        let mut publisher = probe.measure("Open", self.broker.publisher()).await?;
+        let _up = Up::new(&self.up);
+        loop {
+            publisher.settled().await?; // nothing is in flight: it waits until the session breaks
+        }
+    }
+}
+
+impl Service for Link {
+    async fn run(self, probe: Arc<Probe>, stop: CancellationToken) -> Handled {
+        let mut backoff = Backoff::default();
+        while let Some(Err(error)) = stop.run_until_cancelled(self.session(&probe)).await {
+            let wait = backoff.pause();
+            tracing::warn!(%error, retry_ms = wait.as_millis(), "there is no link to the broker");
+            stop.run_until_cancelled(tokio::time::sleep(wait)).await;
+        }
+        Ok(())
+    }
+}
+
+/// True as long as it lives.
+struct Up<'l>(&'l watch::Sender<bool>);
+
+impl Up<'_> {
+    fn new(up: &watch::Sender<bool>) -> Up<'_> {
+        up.send_replace(true);
+        Up(up)
+    }
+}
+
+impl Drop for Up<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
+}

@@ -1,0 +1,192 @@
+//! The operators' page, in a real browser.
+
+use fantoccini::Locator::Css;
+use fantoccini::elements::Element;
+use serde_json::{Value, json};
+use shop_supervisor::Node;
+use shop_tests::browser::Browser;
+
+use crate::actors::{break_orders, find, list, mend_orders};
+use crate::shop::{Client, Over, PASSWORD, Settings, TestShop, eventually, same};
+
+/// The page of the catalog node, in a window of its own.
+struct Page(Browser);
+
+impl Page {
+    async fn open(shop: &TestShop) -> Page {
+        let browser = Browser::open().await.expect("a browser");
+        let url = format!("http://{}/admin", shop.nobody().peer(Node::Catalog));
+        browser.page.goto(&url).await.expect("the page");
+        Page(browser)
+    }
+
+    /// What is shown there, now.
+    async fn shown(&self, place: &str) -> Result<Element, String> {
+        let found = self.0.page.find(Css(place)).await.map_err(|error| error.to_string())?;
+        match found.is_displayed().await {
+            Ok(true) => Ok(found),
+            Ok(false) => Err(format!("{place} is hidden")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Waits until this text is there.
+    async fn reads(&self, place: &str, text: &str) {
+        eventually(async || {
+            let shown = self.shown(place).await?.text().await.map_err(|error| error.to_string())?;
+            if shown.contains(text) { Ok(()) } else { Err(format!("{place} reads {shown:?}")) }
+        })
+        .await;
+    }
+
+    async fn click(&self, place: &str) {
+        eventually(async || {
+            self.shown(place).await?.click().await.map_err(|error| error.to_string())
+        })
+        .await;
+    }
+
+    async fn write(&self, place: &str, text: &str) {
+        eventually(async || {
+            let input = self.shown(place).await?;
+            input.clear().await.map_err(|error| error.to_string())?;
+            input.send_keys(text).await.map_err(|error| error.to_string())
+        })
+        .await;
+    }
+
+    async fn sign_in(&self, name: &str, password: &str) {
+        self.write("#username", name).await;
+        self.write("#password", password).await;
+        self.click("#sign-in").await;
+    }
+
+    /// Waits until an actor of each node is shown.
+    async fn shows_all_of(&self, somebody: &Client) {
+        for node in Node::ALL {
+            let (name, peer) = (node.name(), somebody.peer(node));
+            let row = format!("[data-path='shop/{name}/edge'][data-peer='{peer}'][data-status]");
+            eventually(async || self.shown(&row).await).await;
+        }
+    }
+
+    async fn run(&self, script: &str) -> Value {
+        self.0.page.execute(script, vec![]).await.expect("a value")
+    }
+}
+
+#[tokio::test]
+async fn an_administrator_signs_in_and_sees_the_whole_cluster() {
+    let shop = TestShop::with(Settings::alone(Over::Bus).await).await;
+    shop.user("anna").await;
+    let page = Page::open(&shop).await;
+    page.sign_in("admin", "wrong horse").await;
+    page.reads("#sign-in-error", "password").await;
+    page.sign_in("anna", PASSWORD).await;
+    page.reads("#sign-in-error", "not an administrator").await;
+    let nothing = page.run("return document.querySelectorAll('[data-path]').length").await;
+    assert_eq!(nothing, 0, "nobody is signed in");
+    page.sign_in("admin", PASSWORD).await;
+    page.shows_all_of(&shop.nobody()).await;
+    eventually(async || page.shown("[data-path='shop/order/orders/0'][data-status=running]").await)
+        .await;
+    page.0.close().await.unwrap();
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn an_injected_failure_appears_and_the_button_restarts_the_actor() {
+    let shop = TestShop::with(Settings::alone(Over::Bus).await).await;
+    let admin = shop.admin().await;
+    let teapot = admin.product(5, 1000).await;
+    admin.order(&[(&teapot, 1)]).await.expect(201);
+    let page = Page::open(&shop).await;
+    page.sign_in("admin", PASSWORD).await;
+    page.shows_all_of(&admin).await;
+
+    break_orders(&shop).await;
+    admin.order(&[(&teapot, 1)]).await.expect(503);
+    let dead = eventually(async || {
+        let all = list(&admin, Node::Order).await;
+        all.into_iter().find(|it| it["restarts"] == 1).ok_or("nobody died".to_owned())
+    });
+    let path = dead.await["path"].as_str().unwrap().to_owned();
+    assert!(path.starts_with("shop/order/orders/"), "{path}");
+    page.click(&format!("[data-path='{path}']")).await;
+    page.reads("#details #failures", "it was to fail").await;
+
+    mend_orders(&shop).await;
+    page.click("#details [data-action=restart]").await;
+    page.click("#confirm #confirm-no").await; // thought better of it
+    page.click("#details [data-action=restart]").await;
+    page.write("#confirm #reason", "it looked pale").await;
+    page.click("#confirm #confirm-yes").await;
+    eventually(async || {
+        // It is not in sight for long.
+        let told = page.run("return document.querySelector('#toast').textContent").await;
+        if told == "" { Err("nothing is told".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    eventually(async || {
+        let actor = find(&admin, Node::Order, &path).await;
+        same([&actor["restarts"], &actor["status"]], [&json!(2), &json!("running")]).map(|_| ())
+    })
+    .await;
+    page.reads("#details #failures", "it looked pale").await;
+    eventually(async || page.shown(&format!("[data-path='{path}'][data-status=running]")).await)
+        .await;
+    let audit = admin.get(Node::Order, "/admin/audit").await.expect(200);
+    assert_eq!(audit.as_array().map(Vec::len), Some(1), "{audit}");
+    let entry = ["username", "action", "actor", "reason"].map(|field| audit[0][field].clone());
+    assert_eq!(entry, ["admin", "restart", &path, "it looked pale"]);
+    admin.order(&[(&teapot, 1)]).await.expect(201);
+    page.0.close().await.unwrap();
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn the_page_needs_nothing_from_elsewhere() {
+    let shop = TestShop::with(Settings::alone(Over::Bus).await).await;
+    let nobody = shop.nobody();
+    for file in ["/admin", "/admin/page.css", "/admin/page.js"] {
+        let answer = nobody.get(Node::Catalog, file).await;
+        assert_eq!(answer.status, 200, "{file}");
+        let policy = answer.header("content-security-policy");
+        let mut rules = policy.split(';').map(|rule| rule.split_whitespace().collect::<Vec<_>>());
+        assert!(rules.clone().any(|rule| rule == ["default-src", "'none'"]), "{file}: {policy}");
+        let strict = |source: &&str| ["'none'", "'self'"].contains(source);
+        assert!(rules.all(|rule| rule[1..].iter().all(strict)), "{file}: {policy}");
+    }
+
+    let page = Page::open(&shop).await;
+    let narrow = async |view: &str| {
+        let widths = "return [innerWidth, document.documentElement.scrollWidth]";
+        let widths = page.run(widths).await;
+        assert_eq!(widths[0], 360, "{view}");
+        assert!(widths[1].as_u64() <= Some(360), "{view} is wider than its window: {widths}");
+    };
+    page.0.page.set_window_size(360, 800).await.unwrap();
+    eventually(async || same(page.run("return innerWidth").await, json!(360))).await;
+    eventually(async || page.shown("#sign-in").await).await;
+    narrow("the way in").await;
+    page.sign_in("admin", PASSWORD).await;
+    page.shows_all_of(&nobody).await;
+    narrow("the list").await;
+    page.click("[data-path='shop/order/orders/0']").await;
+    eventually(async || page.shown("#details #failures").await).await;
+    narrow("the details").await;
+    page.click("#details [data-action=restart]").await;
+    eventually(async || page.shown("#confirm #reason").await).await;
+    narrow("the question").await;
+    page.click("#confirm-no").await;
+
+    let asked = "return performance.getEntriesByType('resource').map((it) => it.name)";
+    let asked = page.run(asked).await;
+    let own = format!("http://{}/", nobody.peer(Node::Catalog));
+    for url in asked.as_array().unwrap() {
+        assert!(url.as_str().unwrap().starts_with(&own), "{url} is elsewhere");
+    }
+    assert_eq!(page.0.complaints().await.unwrap(), [""; 0]);
+    page.0.close().await.unwrap();
+    shop.close().await;
+}
