@@ -29,6 +29,7 @@ mod convergence;
 mod dead_letters;
 mod events;
 mod flow;
+mod grafana;
 mod idempotency;
 mod ledger;
 mod operations;
