@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use ractor::ActorProcessingErr;
 use serde_json::{Value, json};
 use shop_persistence::orders::{self, Item, ItemId, NewOrder, Order, OrderId, Refusal};
 use shop_persistence::stock::{self, Movement, News};
@@ -288,12 +289,9 @@ impl Owner for Orders {
     type Msg = Msg;
 
     /// No order is left behind: those that wait for news wait at most as long as they would.
-    async fn wind_up(&mut self, me: &Me<Msg>) -> Handled {
-        while !self.waiting.is_empty() {
-            tokio::time::sleep(LOOK_AGAIN).await;
-            self.look_again(me).await?;
-        }
-        Ok(())
+    async fn wind_up(&mut self, me: &Me<Msg>) -> Result<Option<Duration>, ActorProcessingErr> {
+        self.look_again(me).await?;
+        Ok((!self.waiting.is_empty()).then_some(LOOK_AGAIN))
     }
 
     fn state(&self) -> Value {

@@ -34,9 +34,13 @@ pub trait Owner: Send + 'static {
         message: Self::Msg,
     ) -> impl Future<Output = Handled> + Send;
 
-    /// Does what it put off, when it is to end in good order and nothing waits for it any more.
-    fn wind_up(&mut self, _: &Me<Self::Msg>) -> impl Future<Output = Handled> + Send {
-        std::future::ready(Ok(()))
+    /// Does what it put off, when it is to end in good order and nothing waits for it any more. Says how long to wait
+    /// before it tries what is still left; none when nothing is.
+    fn wind_up(
+        &mut self,
+        _: &Me<Self::Msg>,
+    ) -> impl Future<Output = Result<Option<Duration>, ActorProcessingErr>> + Send {
+        std::future::ready(Ok(None))
     }
 
     /// A short view of its state for whoever runs the shop: figures and names, and nothing of a customer's.
@@ -138,9 +142,10 @@ impl<O: Owner> Actor for Worker<O> {
             while let Some(envelope) = mailbox.take() {
                 work(owner, me, envelope).await?;
             }
-            owner.wind_up(me).await?;
-            if mailbox.is_empty() {
-                return Ok(());
+            match owner.wind_up(me).await? {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None if mailbox.is_empty() => return Ok(()),
+                None => {}
             }
         }
     }
