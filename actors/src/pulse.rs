@@ -2,7 +2,6 @@
 //! has a connection of its own, so that it answers while all others are in use.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use shop_persistence::{Database, Result, Session, dead_letters, outbox};
@@ -16,8 +15,8 @@ use crate::{Handled, Me, Owner, Reply, answer};
 pub enum Msg {
     /// Does the database answer?
     Ping(Reply<()>),
-    /// What waits there, as it was at most so long ago?
-    Read(Duration, Reply<Reading>),
+    /// What waits there, as it was then or later?
+    Read(Instant, Reply<Reading>),
 }
 
 /// What waits in a database.
@@ -44,19 +43,21 @@ impl Pulse {
         Pulse { session: database.session(), last: None }
     }
 
-    async fn read(&mut self, oldest: Duration) -> Result<Reading> {
+    /// Many who ask at once are told of one look.
+    async fn read(&mut self, since: Instant) -> Result<Reading> {
         if let Some((at, reading)) = &self.last
-            && at.elapsed() < oldest
+            && *at >= since
         {
             return Ok(reading.clone());
         }
+        let began = Instant::now();
         let read = async |connection: &mut _| {
             let (outbox_length, outbox_age_seconds) = outbox::backlog(connection).await?;
             let dead_letters = dead_letters::count(connection).await?.into_iter().collect();
             Ok(Reading { outbox_length, outbox_age_seconds, dead_letters })
         };
         let reading = self.session.within(read).await?;
-        self.last = Some((Instant::now(), reading.clone()));
+        self.last = Some((began, reading.clone()));
         Ok(reading)
     }
 }
@@ -71,7 +72,7 @@ impl Owner for Pulse {
     async fn handle(&mut self, _: &Me<Msg>, message: Msg) -> Handled {
         match message {
             Msg::Ping(reply) => answer(reply, self.session.ping().await),
-            Msg::Read(oldest, reply) => answer(reply, self.read(oldest).await),
+            Msg::Read(since, reply) => answer(reply, self.read(since).await),
         }
     }
 }

@@ -13,6 +13,7 @@ use shop_actors::pulse::{Msg, Reading};
 use shop_actors::{Addr, Metrics, Readings};
 use shop_persistence::{Database, Error};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -83,7 +84,9 @@ struct Outbox {
 impl Vitals {
     /// What waits in the database, as it was at most so long ago; none if it does not tell within `patience`.
     async fn reading(&self, oldest: Duration, patience: Duration) -> Option<Reading> {
-        let reading = self.pulse.ask((), |reply| Msg::Read(oldest, reply));
+        let now = Instant::now();
+        let since = now.checked_sub(oldest).unwrap_or(now);
+        let reading = self.pulse.ask((), |reply| Msg::Read(since, reply));
         tokio::time::timeout(patience, reading).await.ok().and_then(Result::ok)
     }
 
@@ -143,7 +146,7 @@ async fn ready(State(vitals): State<Vitals>) -> Result<Json<Status>> {
 }
 
 async fn metrics(State(vitals): State<Vitals>) -> Result<impl IntoResponse> {
-    let reading = vitals.reading(FRESH / 10, PATIENCE).await;
+    let reading = vitals.reading(Duration::ZERO, PATIENCE).await;
     let text = read(&vitals, reading)
         .and_then(|readings| vitals.metrics.render(&readings))
         .map_err(|error| Error::Bug(error.into()))?;
