@@ -1,8 +1,6 @@
 //! The intake: from a queue of the broker to an owner. Acknowledged only after the owner's commit.
 
-use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use shop_actors::inspector::{Handling, Probe};
 use shop_actors::{Backoff, Handled, Metrics, Service};
@@ -12,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::traced::Taken;
 use crate::translate::{Desk, News, name, translate};
-use crate::{Consumer, Delivery, Link, Message, Result};
+use crate::{Consumer, Delivery, Link, Result};
 
 /// Hands one queue's messages to their owner, in batches of what waits.
 #[derive(Debug, Clone)]
@@ -25,10 +23,8 @@ pub struct Intake {
     pub link: Link,
     /// At most so many messages are taken and not yet acknowledged.
     pub prefetch: u16,
-    /// A message that ended its owner is handed out so often again; then it goes to the dead letters.
+    /// A message that ended its owner goes to the dead letters when it was handed out so often before.
     pub most_tries: u32,
-    /// How often each did so.
-    pub deaths: Deaths,
     /// Counts what was consumed.
     pub metrics: Metrics,
 }
@@ -129,15 +125,12 @@ impl Intake {
         let Readable { taken, .. } = one;
         match outcome {
             Ok(()) => {
-                self.deaths.forget(&taken.delivery);
                 self.count(1);
                 consumer.ack(taken.delivery.tag).at("intake: acknowledge").await?;
                 taken.step.done();
                 Ok(())
             }
-            Err(error @ Error::Crashed(_))
-                if self.deaths.note(&taken.delivery) <= self.most_tries =>
-            {
+            Err(error @ Error::Crashed(_)) if taken.delivery.tries < self.most_tries => {
                 let (queue, tries) = (self.queue, taken.delivery.tries);
                 taken.span.in_scope(|| tracing::warn!(queue, tries, "a message ended its owner"));
                 consumer.retry(taken.delivery.tag).at("intake: retry").await?;
@@ -145,7 +138,6 @@ impl Intake {
                 Ok(())
             }
             Err(Error::Crashed(owner)) => {
-                self.deaths.forget(&taken.delivery);
                 let reason = format!("it ended the owner of {owner} whenever it was tried");
                 self.park(consumer, taken, &reason).await
             }
@@ -203,31 +195,4 @@ fn measured(probe: &Arc<Probe>, batch: &[Delivery]) -> Vec<Handling> {
         probe.arrive(now, None).open(Event::known(name(message)), trace, now)
     };
     batch.iter().map(measured).collect()
-}
-
-/// How often a message ended its owner here, one death after the other. The broker's own count is of no use for that: it
-/// counts a try whenever a connection breaks.
-#[derive(Debug, Clone, Default)]
-pub struct Deaths(Arc<Mutex<HashMap<u64, u32>>>);
-
-impl Deaths {
-    fn of(&self, delivery: &Delivery) -> (MutexGuard<'_, HashMap<u64, u32>>, u64) {
-        let Message { id, version, body, .. } = &delivery.message;
-        let mut hasher = DefaultHasher::new();
-        (id, version, body).hash(&mut hasher);
-        (self.0.lock().unwrap_or_else(PoisonError::into_inner), hasher.finish())
-    }
-
-    /// Notes a death; says how many there were.
-    fn note(&self, delivery: &Delivery) -> u32 {
-        let (mut deaths, message) = self.of(delivery);
-        let deaths = deaths.entry(message).or_default();
-        *deaths += 1;
-        *deaths
-    }
-
-    fn forget(&self, delivery: &Delivery) {
-        let (mut deaths, message) = self.of(delivery);
-        deaths.remove(&message);
-    }
 }

@@ -15,7 +15,7 @@ mod translate;
 pub use broker::{Broker, Consumer, Delivery, Error, Message, Publisher, Result};
 pub use bus::Bus;
 pub use dead_letters::{Desks, Keeper, PREFETCH, Postmark};
-pub use intake::{Deaths, Intake};
+pub use intake::Intake;
 pub use link::Link;
 pub use rabbit::{Rabbit, RabbitConfig};
 pub use relay::{Relay, WINDOW};

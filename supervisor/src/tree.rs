@@ -21,7 +21,7 @@ use shop_http::{
     Tokens, Vitals,
 };
 use shop_messaging::topology::{CATALOG_USERS, ORDER_USERS, PRODUCT_CREATED, STOCK_MOVED};
-use shop_messaging::{Broker, Deaths, Desk, Desks, Intake, Keeper, Link, PREFETCH, Relay, WINDOW};
+use shop_messaging::{Broker, Desk, Desks, Intake, Keeper, Link, PREFETCH, Relay, WINDOW};
 use shop_persistence::{Database, Schema};
 use tokio::sync::broadcast;
 use uuid::Uuid;
@@ -291,7 +291,6 @@ impl Node {
             link: common.link.clone(),
             prefetch: self.prefetch,
             most_tries: self.most_tries,
-            deaths: Deaths::default(),
             metrics: self.metrics.clone(),
         };
         Intaking { name, intake }
