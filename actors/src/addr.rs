@@ -78,7 +78,28 @@ impl<M: Message> Addr<M> {
         message: impl FnOnce(Reply<T>) -> M,
     ) -> Result<T> {
         let share = self.hasher.hash_one(key) as usize % self.mailboxes.len();
-        let mailbox = &self.mailboxes[share];
+        self.ask_at(&self.mailboxes[share], message).await
+    }
+
+    /// Asks where the others are: the first owner that is at hand and has fewer than `company` messages to handle. For
+    /// messages that an owner handles together, and that need no order among themselves. Fails as [`ask`](Self::ask) does.
+    pub async fn ask_together<T: Send + 'static>(
+        &self,
+        company: usize,
+        message: impl FnOnce(Reply<T>) -> M,
+    ) -> Result<T> {
+        let at_hand = || self.mailboxes.iter().filter(|mailbox| mailbox.probe.is_at_hand());
+        let has_room = |mailbox: &&Arc<Mailbox<M>>| mailbox.probe.depth() < company;
+        let depth = |mailbox: &&Arc<Mailbox<M>>| mailbox.probe.depth();
+        let mailbox = at_hand().find(has_room).or_else(|| at_hand().min_by_key(depth));
+        self.ask_at(mailbox.unwrap_or(&self.mailboxes[0]), message).await
+    }
+
+    async fn ask_at<T: Send + 'static>(
+        &self,
+        mailbox: &Mailbox<M>,
+        message: impl FnOnce(Reply<T>) -> M,
+    ) -> Result<T> {
         let now = Instant::now();
         let deadline = now + self.patience;
         let (reply, answer) = concurrency::oneshot();

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 use shop_persistence::audit::{self, Deed, Entry};
+use shop_persistence::lists::Part;
 use shop_persistence::{Database, PgConnection, Result, Session};
 use strum::IntoStaticStr;
 
@@ -16,8 +17,8 @@ use crate::{Handled, Me, Owner, Reply, answer};
 pub enum Msg {
     /// Somebody does this.
     Act(Box<Act>, Option<Once>, Reply<Done<Entry>>),
-    /// At most so many of the entries before this one, the newest first.
-    List(i64, i64, Reply<Vec<Entry>>),
+    /// Entries, the newest first.
+    List(Part<i64>, Reply<Vec<Entry>>),
 }
 
 /// What somebody does with an actor.
@@ -63,8 +64,8 @@ impl Audit {
         Ok(written)
     }
 
-    async fn list(&mut self, before: i64, limit: i64) -> Result<Vec<Entry>> {
-        audit::list(self.session.connection().await?, before, limit).await
+    async fn list(&mut self, part: Part<i64>) -> Result<Vec<Entry>> {
+        audit::list(self.session.connection().await?, part).await
     }
 }
 
@@ -78,7 +79,7 @@ impl Owner for Audit {
     async fn handle(&mut self, _: &Me<Msg>, message: Msg) -> Handled {
         match message {
             Msg::Act(act, once, reply) => answer(reply, self.act(*act, once).await),
-            Msg::List(before, limit, reply) => answer(reply, self.list(before, limit).await),
+            Msg::List(part, reply) => answer(reply, self.list(part).await),
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 use shop_persistence::catalog::{
-    self, Category, CategoryId, FIRST_VERSION, NewCategory, NewProduct, Product, ProductId,
+    self, Category, CategoryId, FIRST_VERSION, NewCategory, NewProduct, Place, Product, ProductId,
 };
+use shop_persistence::lists::Part;
 use shop_persistence::outbox::{self, Entry};
 use shop_persistence::stock::{self, Movement, Offer};
 use shop_persistence::{Database, Event, Result, Session};
@@ -17,14 +18,14 @@ use crate::{Handled, Me, Owner, Reply, answer};
 pub enum Msg {
     /// An administrator adds a category.
     AddCategory(NewCategory, Option<Once>, Reply<Done<Category>>),
-    /// All categories, each parent before its children.
-    ListCategories(Reply<Vec<Category>>),
+    /// Categories, each parent before its children.
+    ListCategories(Part<Place>, Reply<Vec<Category>>),
     /// An administrator adds a product and stocks it.
     AddProduct(NewProduct, Option<Once>, Reply<Done<Product>>),
-    /// All products.
-    ListProducts(Reply<Vec<Product>>),
-    /// The products of one category.
-    ListProductsOf(CategoryId, Reply<Vec<Product>>),
+    /// Products.
+    ListProducts(Part<ProductId>, Reply<Vec<Product>>),
+    /// Products of one category.
+    ListProductsOf(CategoryId, Part<ProductId>, Reply<Vec<Product>>),
     /// The order node sold pieces, or took them back.
     Move(Vec<Movement>, Reply<()>),
     /// The order node knows products up to this one: no other shall have one of these ids.
@@ -40,7 +41,7 @@ pub struct Catalog {
 impl Catalog {
     /// An owner of the catalog in this database.
     pub fn new(database: &Database) -> Catalog {
-        Catalog { session: database.session() }
+        Catalog { session: database.announcing_session() }
     }
 
     async fn add_category(
@@ -51,8 +52,8 @@ impl Catalog {
         change(&mut self.session, once, async |tx| catalog::insert_category(tx, &new).await).await
     }
 
-    async fn list_categories(&mut self) -> Result<Vec<Category>> {
-        catalog::list_categories(self.session.connection().await?).await
+    async fn list_categories(&mut self, part: Part<Place>) -> Result<Vec<Category>> {
+        catalog::list_categories(self.session.connection().await?, part).await
     }
 
     async fn add_product(&mut self, new: NewProduct, once: Option<Once>) -> Result<Done<Product>> {
@@ -74,12 +75,16 @@ impl Catalog {
         .await
     }
 
-    async fn list_products(&mut self) -> Result<Vec<Product>> {
-        catalog::list_products(self.session.connection().await?).await
+    async fn list_products(&mut self, part: Part<ProductId>) -> Result<Vec<Product>> {
+        catalog::list_products(self.session.connection().await?, part).await
     }
 
-    async fn list_products_of(&mut self, id: CategoryId) -> Result<Vec<Product>> {
-        catalog::list_products_of(self.session.connection().await?, id).await
+    async fn list_products_of(
+        &mut self,
+        id: CategoryId,
+        part: Part<ProductId>,
+    ) -> Result<Vec<Product>> {
+        catalog::list_products_of(self.session.connection().await?, id, part).await
     }
 
     async fn move_stock(&mut self, movements: Vec<Movement>) -> Result<()> {
@@ -105,10 +110,12 @@ impl Owner for Catalog {
     async fn handle(&mut self, _: &Me<Msg>, message: Msg) -> Handled {
         match message {
             Msg::AddCategory(new, once, reply) => answer(reply, self.add_category(new, once).await),
-            Msg::ListCategories(reply) => answer(reply, self.list_categories().await),
+            Msg::ListCategories(part, reply) => answer(reply, self.list_categories(part).await),
             Msg::AddProduct(new, once, reply) => answer(reply, self.add_product(new, once).await),
-            Msg::ListProducts(reply) => answer(reply, self.list_products().await),
-            Msg::ListProductsOf(id, reply) => answer(reply, self.list_products_of(id).await),
+            Msg::ListProducts(part, reply) => answer(reply, self.list_products(part).await),
+            Msg::ListProductsOf(id, part, reply) => {
+                answer(reply, self.list_products_of(id, part).await)
+            }
             Msg::Move(movements, reply) => answer(reply, self.move_stock(movements).await),
             Msg::PassOver(newest, reply) => answer(reply, self.pass_over(newest).await),
         }

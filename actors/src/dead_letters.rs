@@ -3,7 +3,8 @@
 use std::future::Future;
 
 use serde_json::{Value, json};
-use shop_persistence::dead_letters::{self, DeadLetter, DeadLetterId, Page};
+use shop_persistence::dead_letters::{self, DeadLetter, DeadLetterId, Place};
+use shop_persistence::lists::Part;
 use shop_persistence::{Database, Error, Note, Result, Session};
 use strum::IntoStaticStr;
 
@@ -15,8 +16,8 @@ use crate::{Handled, Me, Owner, Reply, answer};
 pub enum Msg {
     /// These could not be applied.
     Keep(Vec<DeadLetter>, Reply<()>),
-    /// A page of them, the oldest first.
-    List(Page, Reply<Vec<DeadLetter>>),
+    /// Them, the oldest first; all, or those of one queue.
+    List(Option<String>, Part<Place>, Reply<Vec<DeadLetter>>),
     /// One of them.
     Find(DeadLetterId, Reply<DeadLetter>),
     /// A person thinks that it can be applied now.
@@ -50,8 +51,8 @@ impl<R: Redrive> DeadLetters<R> {
         tx.commit().await
     }
 
-    async fn list(&mut self, page: Page) -> Result<Vec<DeadLetter>> {
-        dead_letters::list(self.session.connection().await?, &page).await
+    async fn list(&mut self, queue: Option<String>, part: Part<Place>) -> Result<Vec<DeadLetter>> {
+        dead_letters::list(self.session.connection().await?, queue.as_deref(), part).await
     }
 
     async fn find(&mut self, id: DeadLetterId) -> Result<DeadLetter> {
@@ -102,7 +103,7 @@ impl<R: Redrive> Owner for DeadLetters<R> {
     async fn handle(&mut self, _: &Me<Msg>, message: Msg) -> Handled {
         match message {
             Msg::Keep(letters, reply) => answer(reply, self.keep(letters).await),
-            Msg::List(page, reply) => answer(reply, self.list(page).await),
+            Msg::List(queue, part, reply) => answer(reply, self.list(queue, part).await),
             Msg::Find(id, reply) => answer(reply, self.find(id).await),
             Msg::Redrive(id, once, reply) => answer(reply, self.redrive(id, once).await),
             Msg::Drop(id, once, reply) => answer(reply, self.drop(id, once).await),

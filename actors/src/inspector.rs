@@ -274,12 +274,20 @@ struct All {
     probes: BTreeMap<String, Arc<Probe>>,
     /// The branches that are nodes: none sees the others.
     nodes: Vec<String>,
+    /// Whether what is handled is counted.
+    counts: bool,
 }
 
 impl Inspector {
     /// Of a tree whose root has this name.
     pub fn new(root: &str) -> Inspector {
-        Inspector { all: Arc::default(), path: root.to_owned() }
+        Inspector::counting(root, true)
+    }
+
+    /// Of a tree whose root has this name, and whether it counts and times what is handled.
+    pub fn counting(root: &str, counts: bool) -> Inspector {
+        let all = All { counts, ..All::default() };
+        Inspector { all: Arc::new(RwLock::new(all)), path: root.to_owned() }
     }
 
     /// The branch of this name.
@@ -301,8 +309,9 @@ impl Inspector {
     /// The measures of the actor at the root of this branch.
     pub fn probe(&self, kind: Kind, capacity: Option<usize>, lanes: usize) -> Arc<Probe> {
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
+        let counts = all.counts;
         let probe = all.probes.entry(self.path.clone());
-        let make = || Arc::new(Probe::new(self.path.clone(), kind, capacity, lanes));
+        let make = || Arc::new(Probe::new(self.path.clone(), kind, capacity, lanes, counts));
         probe.or_insert_with(make).clone()
     }
 

@@ -8,6 +8,7 @@ pub mod customers;
 pub mod dead_letters;
 pub mod idempotency;
 pub mod inspector;
+pub mod lists;
 mod metrics;
 pub mod orders;
 mod owner;

@@ -1,16 +1,32 @@
 //! What a node counts, in a registry of its own: many nodes fit in one process.
 
 use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use prometheus::{
     CounterVec, Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts,
     Registry, TextEncoder,
 };
 
-/// A node's counters. Clones count into the same registry.
+/// A node's counters. Clones count into the same registry; every request has one.
 #[derive(Debug, Clone)]
-pub struct Metrics {
+pub struct Metrics(Arc<Counters>);
+
+impl Deref for Metrics {
+    type Target = Counters;
+
+    fn deref(&self) -> &Counters {
+        &self.0
+    }
+}
+
+/// What is counted.
+#[derive(Debug)]
+pub struct Counters {
     registry: Registry,
+    /// Whether requests are counted and timed.
+    pub counts_requests: bool,
     /// Requests answered, by route, method and status.
     pub requests: IntCounterVec,
     /// How long they took, in seconds, by route and method.
@@ -30,8 +46,8 @@ const SECONDS: [f64; 13] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 
 impl Metrics {
-    /// Counters of the node of this name.
-    pub fn new(node: &str) -> prometheus::Result<Metrics> {
+    /// Counters of the node of this name, and whether requests are counted too.
+    pub fn new(node: &str, counts_requests: bool) -> prometheus::Result<Metrics> {
         let labels = HashMap::from([("node".to_owned(), node.to_owned())]);
         let registry = Registry::new_custom(Some("shop".into()), Some(labels))?;
         let counter = |name, help, labels: &[&str]| {
@@ -56,16 +72,16 @@ impl Metrics {
         registry.register(Box::new(request_seconds.clone()))?;
         let in_flight = IntGauge::new("http_requests_in_flight", "Requests being worked on.")?;
         registry.register(Box::new(in_flight.clone()))?;
-        let metrics = Metrics {
+        Ok(Metrics(Arc::new(Counters {
             registry,
+            counts_requests,
             requests,
             request_seconds,
             in_flight,
             published,
             consumed,
             dead_lettered,
-        };
-        Ok(metrics)
+        })))
     }
 
     /// All figures in Prometheus' text format, with those `read` for the occasion behind what was counted.

@@ -17,14 +17,22 @@ use crate::idempotency::{Done, Once, change};
 use crate::{Caller, Handled, Me, Owner, Reply, answer};
 
 /// At most so many orders share a transaction.
-const MOST_IN_A_BATCH: usize = 128;
+pub const MOST_IN_A_BATCH: usize = 128;
+
+/// How long the first order of a batch waits for as many others as there were in the last one. Clients that wait for their
+/// answers order again when they have them, and each transaction costs as much as many orders: so they had better share one.
+const GATHERING: Duration = Duration::from_millis(1);
+
+/// For more company than this no order waits: the transaction's own price is little among so many.
+const ENOUGH: usize = 32;
 
 /// How long an order waits for the news of a user or product that it names: whoever just signed up, or
 /// just added a product, may be faster than the event.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often it looks for that news meanwhile.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// It looks for that news as soon as this, and then whenever it has waited half as long again, but at least so often: most
+/// news is on its way already.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
 /// At most so many orders wait for news.
 const MOST_THAT_WAIT: usize = 1024;
@@ -42,6 +50,8 @@ pub enum Msg {
     Offer(Vec<News>, Reply<()>),
     /// The catalog remembers these sales; says how many this node did not.
     TakeOver(Vec<Movement>, Reply<i64>),
+    /// Enough have gathered for this batch, or it waits for no more: the owner's own message to itself.
+    Gathered(u64),
     /// Places what has gathered: the owner's own message to itself, behind the orders in the mailbox.
     Flush,
     /// Tries again what waits for news: the owner's own message to itself.
@@ -58,6 +68,10 @@ pub struct Orders {
     waiting: Vec<Pending>,
     /// Whether `Flush` stands in the mailbox already.
     flush_is_due: bool,
+    /// How many batches there were.
+    batches: u64,
+    /// How many orders the last one had.
+    company: usize,
 }
 
 /// An order on its way.
@@ -86,8 +100,8 @@ enum Fate {
 impl Orders {
     /// An owner of the orders in this database.
     pub fn new(database: &Database) -> Orders {
-        let session = database.session();
-        Orders { session, pending: vec![], waiting: vec![], flush_is_due: false }
+        let (session, pending, waiting) = (database.session(), vec![], vec![]);
+        Orders { session, pending, waiting, flush_is_due: false, batches: 0, company: 0 }
     }
 
     async fn place(
@@ -104,11 +118,22 @@ impl Orders {
         }
         let (since, trace) = (Instant::now(), Trace::current());
         self.pending.push(Pending { new, caller, once, since, trace, reply });
-        match self.pending.len() < MOST_IN_A_BATCH {
-            true => self.see_to_flush(me),
-            false => self.flush(me).await?,
+        match self.pending.len() {
+            MOST_IN_A_BATCH => self.flush(me).await?,
+            gathered if gathered >= self.company.min(ENOUGH) => self.see_to_flush(me),
+            1 => {
+                let batch = self.batches;
+                me.tell_after(GATHERING, move || Msg::Gathered(batch));
+            }
+            _ => {}
         }
         Ok(())
+    }
+
+    fn gathered(&mut self, me: &Me<Msg>, batch: u64) {
+        if batch == self.batches {
+            self.see_to_flush(me);
+        }
     }
 
     fn see_to_flush(&mut self, me: &Me<Msg>) {
@@ -121,6 +146,8 @@ impl Orders {
     async fn flush(&mut self, me: &Me<Msg>) -> Handled {
         self.flush_is_due = false;
         let pending = std::mem::take(&mut self.pending);
+        self.batches += 1;
+        self.company = pending.len();
         self.place_batch(me, pending).await
     }
 
@@ -155,7 +182,7 @@ impl Orders {
                 Fate::Answered(outcome) => answer(order.reply, outcome)?,
                 Fate::Waits => {
                     if self.waiting.is_empty() {
-                        me.tell_after(LOOK_AGAIN, || Msg::LookAgain);
+                        me.tell_after(order.looks_again(), || Msg::LookAgain);
                     }
                     self.waiting.push(order);
                 }
@@ -244,6 +271,12 @@ impl Pending {
         self.since.elapsed() < PATIENCE
     }
 
+    /// How long until the next look for the news that it waits for.
+    fn looks_again(&self) -> Duration {
+        let (soonest, latest) = LOOK_AGAIN;
+        (self.since.elapsed() / 2).clamp(soonest, latest)
+    }
+
     /// What to say when patience is over.
     fn unheard(&self, rules: Vec<BrokenRule>) -> Error {
         let names_caller = self.new.user_id() == self.caller.id
@@ -290,8 +323,9 @@ impl Owner for Orders {
 
     /// No order is left behind: those that wait for news wait at most as long as they would.
     async fn wind_up(&mut self, me: &Me<Msg>) -> Result<Option<Duration>, ActorProcessingErr> {
+        self.flush(me).await?;
         self.look_again(me).await?;
-        Ok((!self.waiting.is_empty()).then_some(LOOK_AGAIN))
+        Ok(self.waiting.first().map(Pending::looks_again))
     }
 
     fn state(&self) -> Value {
@@ -311,6 +345,10 @@ impl Owner for Orders {
             }
             Msg::Offer(news, reply) => answer(reply, self.offer(news).await),
             Msg::TakeOver(sold, reply) => answer(reply, self.take_over(sold).await),
+            Msg::Gathered(batch) => {
+                self.gathered(me, batch);
+                Ok(())
+            }
             Msg::Flush => self.flush(me).await,
             Msg::LookAgain => self.look_again(me).await,
         }

@@ -1,6 +1,7 @@
 //! The owner of users: who there is on the auth node, and what they may do.
 
 use serde_json::{Value, json};
+use shop_persistence::lists::Part;
 use shop_persistence::outbox::{self, Entry};
 use shop_persistence::users::{self, Credentials, NewUser, Profile, Role, User, UserId, Versioned};
 use shop_persistence::{Database, Error, Event, Note, Result, Session, events::Gone};
@@ -18,8 +19,8 @@ pub enum Msg {
     Find(UserId, Reply<User>),
     /// Who has this name, whatever its case, and what does the password hash to?
     FindCredentials(String, Reply<Option<Credentials>>),
-    /// Everybody, in the order of signing up.
-    List(Reply<Vec<User>>),
+    /// Users, in the order of signing up.
+    List(Part<UserId>, Reply<Vec<User>>),
     /// A user changes its name or address.
     Update(UserId, Profile, Option<Once>, Reply<Done<User>>),
     /// An administrator changes what a user may do.
@@ -60,8 +61,8 @@ impl Users {
         users::find_credentials(self.session.connection().await?, &username).await
     }
 
-    async fn list(&mut self) -> Result<Vec<User>> {
-        users::list(self.session.connection().await?).await
+    async fn list(&mut self, part: Part<UserId>) -> Result<Vec<User>> {
+        users::list(self.session.connection().await?, part).await
     }
 
     async fn update(
@@ -159,7 +160,7 @@ impl Owner for Users {
             Msg::FindCredentials(username, reply) => {
                 answer(reply, self.find_credentials(username).await)
             }
-            Msg::List(reply) => answer(reply, self.list().await),
+            Msg::List(part, reply) => answer(reply, self.list(part).await),
             Msg::Update(id, profile, once, reply) => {
                 answer(reply, self.update(id, profile, once).await)
             }

@@ -34,6 +34,7 @@ use crate::callers::{Admin, Watch};
 use crate::edge::RequestId;
 use crate::idempotency::{Change, Changed, KeyHeader};
 use crate::operations::{NodeState, Vitals};
+use crate::pages::{Limit, link};
 use crate::problem::{Failure, Problem, Result};
 
 /// At most so many watch the stream at once.
@@ -102,26 +103,6 @@ struct Which {
     cursor: Option<Place>,
 }
 
-/// How many things a page may hold.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(try_from = "i64")]
-pub struct Limit(usize);
-
-impl Limit {
-    /// As a number.
-    pub fn get(self) -> usize {
-        self.0
-    }
-}
-
-impl TryFrom<i64> for Limit {
-    type Error = Invalid;
-
-    fn try_from(limit: i64) -> Result<Limit, Invalid> {
-        Invalid::unless_within(limit, 1..=1000).map(|limit| Limit(limit as usize))
-    }
-}
-
 /// Where an actor stands in a sorted list.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(try_from = "String")]
@@ -183,7 +164,7 @@ async fn list(
         let (limit, cursor) = (page.len(), format!("{}~{}", cursor.figure, cursor.path));
         let sort = sort.unwrap_or_default();
         let next = format!("/admin/actors?flat=true&sort={sort}&limit={limit}&cursor={cursor}");
-        [(header::LINK, format!("<{next}>; rel=\"next\""))]
+        [(header::LINK, link(&next))]
     });
     Ok((next, Answer(Shown::List(page))))
 }

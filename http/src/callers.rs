@@ -11,7 +11,7 @@ use moka::future::Cache;
 use serde::{Deserialize, Serialize};
 use shop_actors::{Addr, Caller, customers, users};
 use shop_persistence::users::{Role, User, UserId};
-use shop_persistence::{Error, Result};
+use shop_persistence::{Error, Result, date};
 use tokio::sync::broadcast;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::asking::send;
 use crate::body::BrokenRules;
 use crate::problem::Failure;
-use crate::tokens::{Claims, Tokens};
+use crate::tokens::{Claims, EXPIRED, Tokens};
 
 /// How long the auth node may take to verify a token.
 const VERIFY_PATIENCE: Duration = Duration::from_secs(2);
@@ -142,13 +142,22 @@ fn admit(claims: &Claims, user: User) -> Result<Caller> {
     Ok(Caller { id: user.id, username: user.username, role: user.role })
 }
 
+/// What is remembered of a token that was good.
+#[derive(Debug, Clone)]
+struct Verified {
+    caller: Caller,
+    /// In seconds since 1970.
+    ends_at: i64,
+}
+
 /// How a node that is not the auth node verifies tokens: each once per cache time, one request in flight per token.
 #[derive(Debug, Clone)]
 pub struct Remote {
     tokens: Arc<Tokens>,
     client: reqwest::Client,
     verify_url: String,
-    verified: Cache<Uuid, Caller>,
+    /// By their texts: one that was verified is not even read again.
+    verified: Cache<String, Verified>,
     /// Administrators who were let in lately.
     admins: Cache<Uuid, Caller>,
     customers: Addr<customers::Msg>,
@@ -169,21 +178,24 @@ impl Remote {
             .connect_timeout(VERIFY_PATIENCE / 2)
             .no_proxy()
             .build()?;
-        let verified: Cache<Uuid, Caller> = Cache::builder()
+        let verified: Cache<String, Verified> = Cache::builder()
             .max_capacity(MOST_REMEMBERED)
             .time_to_live(cache_time)
             .support_invalidation_closures()
             .build();
         let admins = lately();
-        let forgetting = [verified.clone(), admins.clone()];
+        let forgetting = (verified.clone(), admins.clone());
         tokio::spawn(async move {
+            let (verified, admins) = forgetting;
             loop {
                 match changed.recv().await {
-                    Ok(id) => forgetting.iter().for_each(|cache| {
-                        drop(cache.invalidate_entries_if(move |_, caller| caller.id == id));
-                    }),
+                    Ok(id) => {
+                        drop(verified.invalidate_entries_if(move |_, it| it.caller.id == id));
+                        drop(admins.invalidate_entries_if(move |_, caller| caller.id == id));
+                    }
                     Err(broadcast::error::RecvError::Lagged(_)) => {
-                        forgetting.iter().for_each(Cache::invalidate_all);
+                        verified.invalidate_all();
+                        admins.invalidate_all();
                     }
                     Err(broadcast::error::RecvError::Closed) => return,
                 }
@@ -194,14 +206,17 @@ impl Remote {
     }
 
     async fn admit(&self, token: &str) -> Result<Caller> {
-        let claims = self.tokens.read(token)?;
-        let verified = self.verified.try_get_with(claims.jti, self.verify(token, &claims)).await;
-        verified.map_err(|error| match &*error {
-            Error::Unauthorized(why) => Error::Unauthorized(why),
-            Error::Overloaded(what) => Error::Overloaded(what.clone()),
-            Error::Away(what) => Error::Away(what.clone()),
-            error => Error::Away(error.to_string().into()),
-        })
+        let verify = async {
+            let claims = self.tokens.read(token)?; // garbage never leaves the node
+            let caller = self.verify(token, &claims).await?;
+            Ok(Verified { caller, ends_at: claims.exp })
+        };
+        let verified = self.verified.try_get_with_by_ref(token, verify).await;
+        let verified = verified.map_err(|error: Arc<Error>| error.share())?;
+        match verified.ends_at > date().as_second() {
+            true => Ok(verified.caller),
+            false => Err(EXPIRED),
+        }
     }
 
     async fn verify(&self, token: &str, claims: &Claims) -> Result<Caller> {

@@ -1,15 +1,15 @@
 //! The catalog: categories and products.
 
-use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
 use deserr::Deserr;
 use serde::Deserialize;
 use shop_actors::Addr;
 use shop_actors::catalog::Msg;
 use shop_persistence::Invalid;
 use shop_persistence::catalog::{
-    self, Category, CategoryId, Name, NewCategory, NewProduct, Product,
+    self, Category, CategoryId, Name, NewCategory, NewProduct, Place, Product, ProductId,
 };
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -19,10 +19,21 @@ use uuid::Uuid;
 use crate::body::{BrokenRules, Json, Query};
 use crate::callers::{Admin, Signed};
 use crate::idempotency::{Change, Changed, KeyHeader};
+use crate::lists::{List, Lists};
+use crate::pages::{Asked, Paging};
 use crate::problem::{Problem, Result};
 
+/// Whom the catalog node's routes ask.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    /// The owner of the catalog.
+    pub catalog: Addr<Msg>,
+    /// What it lists.
+    pub lists: Lists,
+}
+
 /// The catalog node's routes.
-pub fn routes(catalog: Addr<Msg>) -> OpenApiRouter {
+pub fn routes(catalog: Catalog) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(add_category))
         .routes(routes!(list_categories))
@@ -52,7 +63,7 @@ struct AddCategory {
     responses((status = 201, body = Category), (status = "default", response = Problem))
 )]
 async fn add_category(
-    State(catalog): State<Addr<Msg>>,
+    State(Catalog { catalog, .. }): State<Catalog>,
     _: Admin,
     Change(named, Json(AddCategory { name, parent_id })): Change<Json<AddCategory>>,
 ) -> Result<Changed<Category>> {
@@ -63,15 +74,19 @@ async fn add_category(
 }
 
 /// All categories, each parent before its children.
+///
+/// With `limit`, a page of them; the header `Link` leads to the next one.
 #[utoipa::path(
-    get, path = "/api/v1/categories", tag = "catalog",
+    get, path = "/api/v1/categories", tag = "catalog", params(Paging),
     responses((status = 200, body = Vec<Category>), (status = "default", response = Problem))
 )]
 async fn list_categories(
-    State(catalog): State<Addr<Msg>>,
+    State(Catalog { lists, .. }): State<Catalog>,
     _: Signed,
-) -> Result<Answer<Vec<Category>>> {
-    Ok(Answer(catalog.ask(Uuid::new_v4(), Msg::ListCategories).await?))
+    asked: Asked<Place>,
+) -> Result<Response> {
+    let fetch = move |part| lists.clone().page(List::Categories(part));
+    asked.answer("/api/v1/categories", fetch).await
 }
 
 /// A product to add.
@@ -101,7 +116,7 @@ struct AddProduct {
     responses((status = 201, body = Product), (status = "default", response = Problem))
 )]
 async fn add_product(
-    State(catalog): State<Addr<Msg>>,
+    State(Catalog { catalog, .. }): State<Catalog>,
     _: Admin,
     Change(named, Json(new)): Change<Json<AddProduct>>,
 ) -> Result<Changed<Product>> {
@@ -113,15 +128,19 @@ async fn add_product(
 }
 
 /// All products, in ascending order of their ids.
+///
+/// With `limit`, a page of them; the header `Link` leads to the next one.
 #[utoipa::path(
-    get, path = "/api/v1/products", tag = "catalog",
+    get, path = "/api/v1/products", tag = "catalog", params(Paging),
     responses((status = 200, body = Vec<Product>), (status = "default", response = Problem))
 )]
 async fn list_products(
-    State(catalog): State<Addr<Msg>>,
+    State(Catalog { lists, .. }): State<Catalog>,
     _: Signed,
-) -> Result<Answer<Vec<Product>>> {
-    Ok(Answer(catalog.ask(Uuid::new_v4(), Msg::ListProducts).await?))
+    asked: Asked<ProductId>,
+) -> Result<Response> {
+    let fetch = move |part| lists.clone().page(List::Products(part));
+    asked.answer("/api/v1/products", fetch).await
 }
 
 /// Which category.
@@ -133,14 +152,18 @@ struct WhichCategory {
 }
 
 /// The products of one category, without those of the categories in it.
+///
+/// With `limit`, a page of them; the header `Link` leads to the next one.
 #[utoipa::path(
-    get, path = "/api/v1/products_with_category", tag = "catalog", params(WhichCategory),
+    get, path = "/api/v1/products_with_category", tag = "catalog", params(WhichCategory, Paging),
     responses((status = 200, body = Vec<Product>), (status = "default", response = Problem))
 )]
 async fn list_products_of(
-    State(catalog): State<Addr<Msg>>,
+    State(Catalog { lists, .. }): State<Catalog>,
     _: Signed,
     Query(WhichCategory { id }): Query<WhichCategory>,
-) -> Result<Answer<Vec<Product>>> {
-    Ok(Answer(catalog.ask(id, |reply| Msg::ListProductsOf(id, reply)).await?))
+    asked: Asked<ProductId>,
+) -> Result<Response> {
+    let fetch = move |part| lists.clone().page(List::ProductsOf(id, part));
+    asked.answer(&format!("/api/v1/products_with_category?id={id}"), fetch).await
 }

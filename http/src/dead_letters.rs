@@ -1,13 +1,16 @@
 //! Dead letters: what an administrator sees of them, redrives and drops.
 
+use std::sync::Arc;
+
 use axum::Json as Answer;
 use axum::extract::State;
-use axum::http::{HeaderName, StatusCode, header};
+use axum::http::StatusCode;
+use axum::response::Response;
 use serde::Deserialize;
 use shop_actors::Addr;
 use shop_actors::dead_letters::Msg;
-use shop_persistence::dead_letters::{DeadLetter, DeadLetterId, Page, Place};
-use shop_persistence::{Invalid, Note};
+use shop_persistence::Note;
+use shop_persistence::dead_letters::{DeadLetter, DeadLetterId, Place};
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -15,6 +18,7 @@ use utoipa_axum::routes;
 use crate::body::{NoBody, Path, Query};
 use crate::callers::Admin;
 use crate::idempotency::{Change, Changed, KeyHeader};
+use crate::pages::{Asked, Page, Paging};
 use crate::problem::{Problem, Result};
 
 /// The routes of a node's dead letters.
@@ -33,62 +37,36 @@ struct Which {
     /// Only those of this queue.
     #[param(example = "product.created")]
     queue: Option<String>,
-    /// At most so many; without it the list is whole.
-    #[serde(default)]
-    #[param(value_type = Option<i64>, minimum = 1, maximum = 1000)]
-    limit: Limit,
-    /// Where the page begins, as the header `Link` of the page before says.
-    #[param(value_type = Option<String>)]
-    cursor: Option<Place>,
 }
-
-/// How many things a page may hold.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(try_from = "i64")]
-struct Limit(i64);
-
-impl Default for Limit {
-    fn default() -> Limit {
-        Limit(i64::MAX - 1)
-    }
-}
-
-impl TryFrom<i64> for Limit {
-    type Error = Invalid;
-
-    fn try_from(limit: i64) -> Result<Limit, Invalid> {
-        Invalid::unless_within(limit, 1..=1000).map(Limit)
-    }
-}
-
-/// The link to the page behind this one, if there is one.
-type Next = Option<[(HeaderName, String); 1]>;
 
 /// Messages that could not be applied, the oldest first.
 ///
-/// When there are more, the header `Link` leads to the next page.
+/// With `limit`, a page of them; the header `Link` leads to the next one.
 #[utoipa::path(
-    get, path = "/admin/dead-letters", tag = "operations", params(Which),
+    get, path = "/admin/dead-letters", tag = "operations", params(Which, Paging),
     responses((status = 200, body = Vec<DeadLetter>), (status = "default", response = Problem))
 )]
 async fn list(
     State(letters): State<Addr<Msg>>,
     _: Admin,
-    Query(Which { queue, limit: Limit(limit), cursor }): Query<Which>,
-) -> Result<(Next, Answer<Vec<DeadLetter>>)> {
-    // One more than asked for says whether there is a next page.
-    let page = Page { queue: queue.clone(), after: cursor, limit: limit + 1 };
-    let mut page = letters.ask((), |reply| Msg::List(page, reply)).await?;
-    let more = page.len() as i64 > limit;
-    page.truncate(limit as usize);
-    let last = page.last().filter(|_| more);
-    let next = last.map(|last| {
-        let queue = queue.map(|_| format!("&queue={}", last.queue)).unwrap_or_default();
-        let cursor = last.place();
-        let next = format!("/admin/dead-letters?limit={limit}{queue}&cursor={cursor}");
-        [(header::LINK, format!("<{next}>; rel=\"next\""))]
-    });
-    Ok((next, Answer(page)))
+    Query(Which { queue }): Query<Which>,
+    asked: Asked<Place>,
+) -> Result<Response> {
+    let path = match &queue {
+        Some(queue) => {
+            let mut query = form_urlencoded::Serializer::new(String::new());
+            format!("/admin/dead-letters?{}", query.append_pair("queue", queue).finish())
+        }
+        None => "/admin/dead-letters".to_owned(),
+    };
+    let fetch = move |part| {
+        let (letters, queue) = (letters.clone(), queue.clone());
+        async move {
+            let page = letters.ask((), |reply| Msg::List(queue, part, reply)).await?;
+            Page::of(page, part, |letter| letter.place()).map(Arc::new)
+        }
+    };
+    asked.answer(&path, fetch).await
 }
 
 /// One of them.

@@ -208,19 +208,21 @@ async fn observe(State(metrics): State<Metrics>, mut request: Request, next: Nex
     let id = request_id(&request);
     request.extensions_mut().insert(RequestId(id.clone()));
     let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let route = route.unwrap_or_else(|| "none".to_owned());
+    let path = request.extensions().get::<MatchedPath>().cloned();
+    let route = path.as_ref().map_or("none", MatchedPath::as_str);
     let caller = request.headers().get("traceparent");
     let caller = caller.and_then(|value| value.to_str().ok()?.parse().ok());
     let mut step = Step::begin(caller, Kind::Server, format_args!("{} {route}", known(&method)));
     let shown_id = id.to_str().unwrap_or_default();
     step.set("http.request.method", known(&method));
-    step.set("http.route", route.as_str());
+    step.set("http.route", route);
     step.set("request.id", shown_id);
     // Of the highest level: whatever lines are wanted, they say whose they are.
     let trace = step.trace();
     let span = tracing::error_span!("request", request.id = shown_id, trace.id = %trace.shown_id());
-    metrics.in_flight.inc();
+    if metrics.counts_requests {
+        metrics.in_flight.inc();
+    }
     let answer = async {
         let mut response = next.run(request).await;
         let took_ms = since.elapsed().as_secs_f64() * 1e3;
@@ -230,16 +232,19 @@ async fn observe(State(metrics): State<Metrics>, mut request: Request, next: Nex
         response
     };
     let response = trace.scope(answer.instrument(span)).await;
-    metrics.in_flight.dec();
     let status = response.status();
     step.set("http.response.status_code", i64::from(status.as_u16()));
     match status.is_server_error() {
         true => step.fail(status),
         false => step.done(),
     }
+    if !metrics.counts_requests {
+        return response;
+    }
+    metrics.in_flight.dec();
     let method = known(&method);
-    metrics.requests.with_label_values(&[&route, method, response.status().as_str()]).inc();
-    let seconds = metrics.request_seconds.with_label_values(&[&route, method]);
+    metrics.requests.with_label_values(&[route, method, response.status().as_str()]).inc();
+    let seconds = metrics.request_seconds.with_label_values(&[route, method]);
     seconds.observe(since.elapsed().as_secs_f64());
     response
 }

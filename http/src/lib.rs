@@ -12,9 +12,11 @@ mod dead_letters;
 mod docs;
 mod edge;
 mod idempotency;
+mod lists;
 mod operations;
 mod orders;
 mod page;
+mod pages;
 mod peers;
 mod problem;
 mod resync;
@@ -23,10 +25,13 @@ mod users;
 
 pub use books::Books;
 pub use callers::{Gate, Remote};
+pub use catalog::Catalog;
 pub use cluster::Cluster;
 pub use edge::{Doors, Edge, Limits};
 pub use idempotency::Keys;
+pub use lists::Lists;
 pub use operations::Vitals;
+pub use pages::Page;
 pub use peers::Peers;
 pub use resync::{Copies, Resync};
 pub use tokens::{Algorithm, Tokens};
@@ -41,7 +46,7 @@ pub enum Api {
     /// The auth node's.
     Auth(Auth),
     /// The catalog node's.
-    Catalog(Addr<shop_actors::catalog::Msg>),
+    Catalog(Catalog),
     /// The order node's.
     Order(Addr<shop_actors::orders::Msg>),
 }

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use deserr::Deserr;
 use shop_actors::Addr;
-use shop_actors::orders::Msg;
+use shop_actors::orders::{MOST_IN_A_BATCH, Msg};
 use shop_persistence::Invalid;
 use shop_persistence::catalog::ProductId;
 use shop_persistence::orders::{self, Item, ItemId, NewOrder, Order, OrderId};
@@ -74,7 +74,7 @@ async fn place(
     let new = NewOrder::new(user_id, items)?;
     let once = named.once(StatusCode::CREATED);
     let place = |reply| Msg::Place(new, caller, once, reply);
-    Ok(Changed(StatusCode::CREATED, orders.ask(user_id, place).await?))
+    Ok(Changed(StatusCode::CREATED, orders.ask_together(MOST_IN_A_BATCH, place).await?))
 }
 
 /// An order, for its owner or an administrator.

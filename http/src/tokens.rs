@@ -26,6 +26,9 @@ pub struct Claims {
     pub jti: Uuid,
 }
 
+/// At `exp` a token is over (RFC 7519, 4.1.4).
+pub(crate) const EXPIRED: Error = Error::Unauthorized("this token has expired; sign in again");
+
 /// Whom the tokens of nodes are for: each other. A user's token is for nobody in particular.
 const NODES: &str = "shop-node";
 
@@ -118,9 +121,7 @@ impl Tokens {
         use jsonwebtoken::errors::ErrorKind::ExpiredSignature;
         match jsonwebtoken::decode(token, &self.decoding, &self.validation) {
             Ok(token) => Ok(token.claims),
-            Err(error) if matches!(error.kind(), ExpiredSignature) => {
-                Err(Error::Unauthorized("this token has expired; sign in again"))
-            }
+            Err(error) if matches!(error.kind(), ExpiredSignature) => Err(EXPIRED),
             Err(_) => Err(Error::Unauthorized("this token is not good; sign in again")),
         }
     }

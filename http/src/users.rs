@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
 use deserr::Deserr;
 use serde::Serialize;
 use shop_actors::Addr;
@@ -20,6 +21,7 @@ use uuid::Uuid;
 use crate::body::{BrokenRules, Json, NoBody, Path};
 use crate::callers::{self, Admin, Signed, Token, Verdict};
 use crate::idempotency::{Change, Changed, KeyHeader};
+use crate::pages::{Asked, Page, Paging};
 use crate::problem::{Problem, Result};
 use crate::tokens::Tokens;
 
@@ -187,12 +189,21 @@ async fn update_me(
 }
 
 /// All users, in the order of signing up.
+///
+/// With `limit`, a page of them; the header `Link` leads to the next one.
 #[utoipa::path(
-    get, path = "/api/v1/users", tag = "users",
+    get, path = "/api/v1/users", tag = "users", params(Paging),
     responses((status = 200, body = Vec<User>), (status = "default", response = Problem))
 )]
-async fn list(State(auth): State<Auth>, _: Admin) -> Result<Answer<Vec<User>>> {
-    Ok(Answer(auth.users.ask((), Msg::List).await?))
+async fn list(State(auth): State<Auth>, _: Admin, asked: Asked<UserId>) -> Result<Response> {
+    let fetch = move |part| {
+        let users = auth.users.clone();
+        async move {
+            let page = users.ask(Uuid::new_v4(), |reply| Msg::List(part, reply)).await?;
+            Page::of(page, part, |user| user.id).map(Arc::new)
+        }
+    };
+    asked.answer("/api/v1/users", fetch).await
 }
 
 /// One user.

@@ -1,6 +1,7 @@
 //! The intake: from a queue of the broker to an owner. Acknowledged only after the owner's commit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use shop_actors::inspector::{Handling, Probe};
 use shop_actors::{Backoff, Handled, Metrics, Service};
@@ -11,6 +12,13 @@ use tokio_util::sync::CancellationToken;
 use crate::traced::Taken;
 use crate::translate::{Desk, News, name, translate};
 use crate::{Consumer, Delivery, Link, Result};
+
+/// After a batch of few, more are let gather for a moment: a transaction costs as much as many messages.
+const FEW: usize = 16;
+const REST: Duration = Duration::from_millis(10);
+
+/// So many bytes are enough for a batch: an event may hold hundreds of movements.
+const MOST_BYTES: usize = 256 << 10;
 
 /// Hands one queue's messages to their owner, in batches of what waits.
 #[derive(Debug, Clone)]
@@ -56,12 +64,21 @@ impl Intake {
         self.link.up().at("intake: link").await;
         let consumer = self.link.broker().consumer(self.queue, self.prefetch);
         let mut consumer = consumer.at("intake: open consumer").await?;
+        let most = usize::from(self.prefetch).div_ceil(2); // the other half comes meanwhile
+        let mut rested = Instant::now();
         loop {
+            tokio::time::sleep_until(rested).at("intake: rest").await;
             let mut batch = vec![consumer.next().at("intake: next").await?];
-            while batch.len() < usize::from(self.prefetch)
+            let mut bytes = batch[0].message.body.len();
+            while batch.len() < most
+                && bytes < MOST_BYTES
                 && let Some(delivery) = consumer.try_next()
             {
+                bytes += delivery.message.body.len();
                 batch.push(delivery);
+            }
+            if batch.len() < FEW {
+                rested = Instant::now() + REST;
             }
             let measured = measured(probe, &batch);
             self.work_off(&mut consumer, batch).await?;

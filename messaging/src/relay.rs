@@ -15,7 +15,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{Link, Message, topology, traced};
 
 /// At most so many events are published and not yet confirmed.
-pub const WINDOW: usize = 256;
+pub const WINDOW: usize = 512;
+
+/// How long it takes its time between two looks: what is committed or confirmed meanwhile is seen to at once.
+const PACE: Duration = Duration::from_millis(2);
+
+/// How long what is confirmed may stay in the outbox, when nothing else is to be seen to there: most often something is.
+const LINGER: Duration = Duration::from_millis(20);
 
 /// How often the outbox is looked at when nobody says that something was committed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -51,12 +57,18 @@ impl Relay {
         let mut publisher = self.link.broker().publisher().at("relay: open publisher").await?;
         let mut reader = Reader::open(&self.database).await?;
         let mut in_flight: BTreeMap<i64, (&'static str, Step, Handling)> = BTreeMap::new();
+        let mut confirmed = vec![];
         loop {
             let leads = reader.lead().await?;
+            let mut more = false;
             probe.show(|| json!({"leads": leads, "in_flight": in_flight.len()}));
-            if leads && in_flight.len() < WINDOW {
+            if leads {
                 let known: Vec<_> = in_flight.keys().copied().collect();
-                for waiting in reader.next(&known, WINDOW - known.len()).await? {
+                let room = WINDOW - known.len();
+                let next = reader.next(&confirmed, &known, room).await?;
+                confirmed.clear();
+                more = next.len() == room;
+                for waiting in next {
                     let (now, event) = (Instant::now(), Event::known(&waiting.event));
                     let step = traced::publish(&waiting, self.link.broker());
                     let (id, trace) = (waiting.id, step.trace());
@@ -65,24 +77,29 @@ impl Relay {
                     publisher.publish(id, message(waiting, trace)).at("relay: publish").await?;
                 }
             }
-            tokio::select! {
-                confirmed = publisher.settled().at("relay: settled") => {
-                    let confirmed = confirmed?;
-                    reader.delete(&confirmed).await?;
-                    let settled = confirmed.iter().filter_map(|id| in_flight.remove(id));
-                    for (event, step, handling) in settled {
-                        step.done();
-                        handling.done();
-                        self.metrics.published.with_label_values(&[event]).inc();
+            let soon = Instant::now() + PACE;
+            let mut due = Instant::now() + LOOK;
+            while Instant::now() < due {
+                tokio::select! {
+                    settled = publisher.settled().at("relay: settled") => {
+                        for id in settled? {
+                            let Some((event, step, handling)) = in_flight.remove(&id) else { continue };
+                            step.done();
+                            handling.done();
+                            self.metrics.published.with_label_values(&[event]).inc();
+                            confirmed.push(id);
+                        }
+                        due = due.min(soon + if more { Duration::ZERO } else { LINGER });
                     }
-                }
-                committed = reader.committed().at("relay: committed") => {
-                    committed?;
-                    if !leads {
-                        reader.hint().await?;
+                    committed = reader.committed().at("relay: committed") => {
+                        committed?;
+                        if !leads {
+                            reader.hint().await?;
+                        }
+                        due = due.min(soon);
                     }
+                    () = tokio::time::sleep_until(due).at("relay: look") => {}
                 }
-                () = tokio::time::sleep(LOOK).at("relay: look") => {}
             }
         }
     }

@@ -1,7 +1,7 @@
 //! From a message to what an owner can hear: one `match`, and a reason for what cannot be.
 
 use shop_actors::{Addr, catalog, customers, orders};
-use shop_persistence::stock::{self, Movement};
+use shop_persistence::stock::{self, Moved, Movement};
 use shop_persistence::{Event, Invalid, Result, customers::News as CustomerNews};
 
 use crate::Message;
@@ -14,7 +14,7 @@ pub enum News {
     /// The catalog has a product to sell.
     Offer(stock::News),
     /// Stock was sold or given back.
-    Movement(Movement),
+    Movements(Vec<Movement>),
 }
 
 /// Reads a message. Anybody may have sent it: what is wrong with it is said, not guessed.
@@ -33,7 +33,7 @@ pub fn translate(message: &Message) -> Result<News, Invalid> {
             News::Customer(CustomerNews { id: gone.id, version: version()?, user: None })
         }
         Event::ProductCreated(offer) => News::Offer(stock::News { version: version()?, offer }),
-        Event::StockMoved(movement) => News::Movement(movement),
+        Event::StockMoved(Moved { movements }) => News::Movements(movements),
     })
 }
 
@@ -68,7 +68,7 @@ impl Desk {
             (self, news),
             (Desk::Customers(_), News::Customer(_))
                 | (Desk::Orders(_), News::Offer(_))
-                | (Desk::Catalog(_), News::Movement(_))
+                | (Desk::Catalog(_), News::Movements(_))
         )
     }
 
@@ -92,12 +92,12 @@ impl Desk {
                 orders.ask((), |reply| orders::Msg::Offer(news, reply)).await
             }
             Desk::Catalog(catalog) => {
-                let news = news.into_iter().filter_map(|news| match news {
-                    News::Movement(movement) => Some(movement),
-                    _ => None,
+                let movements = news.into_iter().flat_map(|news| match news {
+                    News::Movements(movements) => movements,
+                    _ => vec![],
                 });
-                let news = news.collect();
-                catalog.ask((), |reply| catalog::Msg::Move(news, reply)).await
+                let movements = movements.collect();
+                catalog.ask((), |reply| catalog::Msg::Move(movements, reply)).await
             }
         }
     }

@@ -6,6 +6,7 @@ use sqlx::{FromRow, PgConnection};
 use utoipa::ToSchema;
 
 use crate::Result;
+use crate::lists::Part;
 use crate::users::UserId;
 
 /// Something that an administrator did.
@@ -75,7 +76,8 @@ const LIST: &str = "
     select id, at, user_id, username, action, actor, reason, request_id
     from audit_log where id < $1 order by id desc limit $2";
 
-/// At most `limit` of those before this one, the newest first.
-pub async fn list(connection: &mut PgConnection, before: i64, limit: i64) -> Result<Vec<Entry>> {
-    Ok(sqlx::query_as(LIST).bind(before).bind(limit).fetch_all(connection).await?)
+/// Entries, the newest first.
+pub async fn list(connection: &mut PgConnection, part: Part<i64>) -> Result<Vec<Entry>> {
+    let list = sqlx::query_as(LIST).bind(part.after.unwrap_or(i64::MAX)).bind(part.limit);
+    Ok(list.fetch_all(connection).await?)
 }

@@ -165,9 +165,10 @@ impl Own {
     }
 }
 
-/// One state of the database for all that is read, and more time than a request has.
+/// One state of the database for all that is read, more time than a request has, and plans for reading whole tables.
 const SNAPSHOT: &str = "
-    set transaction isolation level repeatable read, read only; set local statement_timeout = '60s'";
+    set transaction isolation level repeatable read, read only; set local statement_timeout = '60s';
+    set local enable_seqscan = on; set local plan_cache_mode = auto";
 
 /// Longer than the database lets a statement run: only met when the network hangs.
 const PATIENCE: Duration = Duration::from_secs(65);

@@ -1,9 +1,14 @@
 //! The catalog: categories, and the products in them.
 
+use std::fmt::{self, Display};
+use std::num::ParseIntError;
+use std::str::FromStr;
+
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 use utoipa::ToSchema;
 
+use crate::lists::Part;
 use crate::{Error, Invalid, Result, sequences};
 
 /// Identifies a category.
@@ -106,12 +111,47 @@ pub async fn insert_category(tx: &mut PgConnection, new: &NewCategory) -> Result
     })
 }
 
-const LIST_CATEGORIES: &str = "
-    select id, name, parent_id, level from categories order by level, id";
+/// Where a category stands in their list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Place {
+    level: i32,
+    id: CategoryId,
+}
 
-/// All categories, each parent before its children.
-pub async fn list_categories(connection: &mut PgConnection) -> Result<Vec<Category>> {
-    Ok(sqlx::query_as(LIST_CATEGORIES).fetch_all(connection).await?)
+impl Category {
+    /// Where it stands in the list.
+    pub fn place(&self) -> Place {
+        Place { level: self.level, id: self.id }
+    }
+}
+
+impl Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}~{}", self.level, self.id)
+    }
+}
+
+impl FromStr for Place {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Place, ParseIntError> {
+        let (level, id) = text.split_once('~').unwrap_or((text, ""));
+        Ok(Place { level: level.parse()?, id: id.parse()? })
+    }
+}
+
+const LIST_CATEGORIES: &str = "
+    select id, name, parent_id, level from categories
+    where (level, id) > ($1, $2) order by level, id limit $3";
+
+/// Categories, each parent before its children.
+pub async fn list_categories(
+    connection: &mut PgConnection,
+    part: Part<Place>,
+) -> Result<Vec<Category>> {
+    let Place { level, id } = part.after.unwrap_or(Place { level: -1, id: 0 });
+    let list = sqlx::query_as(LIST_CATEGORIES).bind(level).bind(id).bind(part.limit);
+    Ok(list.fetch_all(connection).await?)
 }
 
 /// A product to add.
@@ -155,26 +195,36 @@ pub async fn pass_over(tx: &mut PgConnection, newest: ProductId) -> Result<()> {
 }
 
 const LIST_PRODUCTS: &str = "
-    select id, name, price, storage_quantity, category_id from products order by id";
+    select id, name, price, storage_quantity, category_id from products
+    where id > $1 order by id limit $2";
 
-/// All products.
-pub async fn list_products(connection: &mut PgConnection) -> Result<Vec<Product>> {
-    Ok(sqlx::query_as(LIST_PRODUCTS).fetch_all(connection).await?)
+/// Products, in ascending order of their ids.
+pub async fn list_products(
+    connection: &mut PgConnection,
+    part: Part<ProductId>,
+) -> Result<Vec<Product>> {
+    let list = sqlx::query_as(LIST_PRODUCTS).bind(part.after.unwrap_or(ProductId::MIN));
+    Ok(list.bind(part.limit).fetch_all(connection).await?)
 }
 
 const CATEGORY_EXISTS: &str = "select exists (select from categories where id = $1)";
 
 const LIST_PRODUCTS_OF: &str = "
     select id, name, price, storage_quantity, category_id from products
-    where category_id = $1 order by id";
+    where category_id = $1 and id > $2 order by id limit $3";
 
-/// The products of one category, without those of the categories in it.
+/// The products of one category, without those of the categories in it, in ascending order of their ids.
 pub async fn list_products_of(
     connection: &mut PgConnection,
     category: CategoryId,
+    part: Part<ProductId>,
 ) -> Result<Vec<Product>> {
-    let products: Vec<Product> =
-        sqlx::query_as(LIST_PRODUCTS_OF).bind(category).fetch_all(&mut *connection).await?;
+    let products: Vec<Product> = sqlx::query_as(LIST_PRODUCTS_OF)
+        .bind(category)
+        .bind(part.after.unwrap_or(ProductId::MIN))
+        .bind(part.limit)
+        .fetch_all(&mut *connection)
+        .await?;
     if products.is_empty()
         && !sqlx::query_scalar::<_, bool>(CATEGORY_EXISTS)
             .bind(category)

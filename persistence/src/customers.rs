@@ -77,15 +77,6 @@ pub async fn find(connection: &mut PgConnection, id: UserId) -> Result<Option<Cu
     Ok(sqlx::query_as(FIND).bind(id).fetch_optional(connection).await?)
 }
 
-const LOCK: &str = "
-    select id from customers where id = any($1) and not deleted and role is not null
-    order by id for share";
-
-/// Who of these may buy; they stay so until the transaction ends.
-pub async fn lock(tx: &mut PgConnection, ids: &[UserId]) -> Result<Vec<UserId>> {
-    Ok(sqlx::query_scalar(LOCK).bind(ids).fetch_all(tx).await?)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -1,5 +1,6 @@
 //! A node's database: how it is reached, made and migrated, and how an owner holds a connection to it.
 
+use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,10 +8,12 @@ use std::time::{Duration, Instant};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::Migrator;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, Postgres};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgSslMode, Postgres};
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::sync::Notify;
+use uuid::Uuid;
 
+use crate::lists::Changes;
 use crate::{Error, Result, outbox, trace};
 
 static AUTH: Migrator = sqlx::migrate!("./migrations/auth");
@@ -77,8 +80,13 @@ impl Cluster {
             .password(self.password.expose_secret())
             .database(database)
             .application_name("shop")
+            .ssl_mode(self.encryption())
             // The server ends by itself what a hanging node would hold for ever.
             .options([
+                // Every statement has an index to go by, and is planned once: with the few rows of its first use in mind,
+                // the server would read whole tables, and plan a statement anew whenever an array is longer.
+                ("plan_cache_mode", "force_generic_plan"),
+                ("enable_seqscan", "off"),
                 ("statement_timeout", "10s"),
                 ("lock_timeout", "5s"),
                 ("idle_in_transaction_session_timeout", "30s"),
@@ -95,6 +103,16 @@ impl Cluster {
                 .log_statements(tracing::log::LevelFilter::Debug)
                 .log_slow_statements(tracing::log::LevelFilter::Debug, Duration::MAX),
             false => options.disable_statement_logging(),
+        }
+    }
+
+    /// What never leaves the host needs none, and is dear: each statement would be encrypted twice.
+    fn encryption(&self) -> PgSslMode {
+        let host = self.host.trim_matches(['[', ']']);
+        let address = host.parse::<IpAddr>();
+        match host == "localhost" || address.is_ok_and(|address| address.is_loopback()) {
+            true => PgSslMode::Disable,
+            false => PgSslMode::Prefer,
         }
     }
 
@@ -154,6 +172,9 @@ async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error
 pub struct Database {
     pool: PgPool,
     committed: Arc<Notify>,
+    changes: Changes,
+    /// What this process calls itself towards the other replicas.
+    replica: Uuid,
 }
 
 impl Database {
@@ -190,7 +211,8 @@ impl Database {
             .max_connections(cluster.connections)
             .acquire_timeout(CONNECT_PATIENCE)
             .connect_lazy_with(cluster.options(name));
-        Database { pool, committed: Arc::default() }
+        let (committed, changes) = (Arc::default(), Changes::default());
+        Database { pool, committed, changes, replica: Uuid::new_v4() }
     }
 
     /// Whether it holds the tables that this program works with.
@@ -206,7 +228,24 @@ impl Database {
 
     /// A connection to hold. It is opened at its first use.
     pub fn session(&self) -> Session {
-        Session { database: self.clone(), held: None, tried: Instant::now() }
+        Session { database: self.clone(), held: None, tried: Instant::now(), announces: false }
+    }
+
+    /// The same, for who changes lists that are kept ready: what is committed on it is said to all replicas.
+    pub fn announcing_session(&self) -> Session {
+        let mut session = self.session();
+        session.announces = true;
+        session
+    }
+
+    /// What changes in the lists that are kept ready.
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// Whether it was this process that said so.
+    pub(crate) fn is_own(&self, announcement: &str) -> bool {
+        announcement.parse() == Ok(self.replica)
     }
 
     /// A connection apart from the pool, for who listens or holds a lock for long.
@@ -266,6 +305,7 @@ pub struct Session {
     database: Database,
     held: Option<PoolConnection<Postgres>>,
     tried: Instant,
+    announces: bool,
 }
 
 impl Session {
@@ -352,7 +392,12 @@ pub struct Transaction<'s> {
 impl Transaction<'_> {
     /// Makes it true, for ever. After an error nobody knows whether it is.
     pub async fn commit(mut self) -> Result<()> {
-        sqlx::raw_sql("commit").execute(&mut *self).await?;
+        let mut commit = "commit".to_owned();
+        if self.session.announces {
+            // Behind the commit, in the same message: transactions that notify queue up behind each other.
+            commit += &format!("; notify lists, '{}'", self.session.database.replica);
+        }
+        sqlx::raw_sql(sqlx::AssertSqlSafe(commit)).execute(&mut *self).await?;
         self.open = false;
         self.session.database.committed.notify_one();
         Ok(())
@@ -361,6 +406,9 @@ impl Transaction<'_> {
 
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
+        if self.session.announces {
+            self.session.database.changes.happened(); // or may have, where the commit was not heard of
+        }
         if self.open
             && let Some(connection) = self.session.held.take()
         {

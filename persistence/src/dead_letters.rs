@@ -16,6 +16,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
+use crate::lists::Part;
 use crate::{Error, Invalid, Result};
 
 /// Which dead letter.
@@ -207,31 +208,25 @@ fn storable_json(value: &Value) -> Value {
     }
 }
 
-/// Which dead letters to list.
-#[derive(Debug, Clone, Default)]
-pub struct Page {
-    /// Only those of this queue.
-    pub queue: Option<String>,
-    /// Only those behind this place.
-    pub after: Option<Place>,
-    /// At most so many.
-    pub limit: i64,
-}
-
 const LIST: &str = "
     select id, queue, event, message_id, version, reason, first_failed_at, tries, headers, properties, payload
     from dead_letters
-    where ($1::text is null or queue = $1)
-      and ($2::timestamptz is null or (first_failed_at, id) > ($2, $3))
+    where (first_failed_at, id) > (coalesce($2::timestamptz, '-infinity'),
+                                   coalesce($3::uuid, '00000000-0000-0000-0000-000000000000'))
+      and ($1::text is null or queue = $1)
     order by first_failed_at, id limit $4";
 
-/// A page of dead letters, the oldest first.
-pub async fn list(connection: &mut PgConnection, page: &Page) -> Result<Vec<DeadLetter>> {
+/// Dead letters, the oldest first; all, or those of one queue.
+pub async fn list(
+    connection: &mut PgConnection,
+    queue: Option<&str>,
+    part: Part<Place>,
+) -> Result<Vec<DeadLetter>> {
     let list = sqlx::query_as(LIST)
-        .bind(page.queue.as_deref().map(storable))
-        .bind(page.after.map(|place| place.first_failed_at.to_sqlx()))
-        .bind(page.after.map(|place| place.id))
-        .bind(page.limit);
+        .bind(queue.map(storable))
+        .bind(part.after.map(|place| place.first_failed_at.to_sqlx()))
+        .bind(part.after.map(|place| place.id))
+        .bind(part.limit);
     Ok(list.fetch_all(connection).await?)
 }
 

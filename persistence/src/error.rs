@@ -56,6 +56,18 @@ impl Error {
         matches!(self, Error::Bug(_))
     }
 
+    /// The same, for another who waits for the same.
+    pub fn share(&self) -> Error {
+        match self {
+            Error::Missing(what) => Error::Missing(what),
+            Error::Unauthorized(why) => Error::Unauthorized(why),
+            Error::Overloaded(what) => Error::Overloaded(what.clone()),
+            Error::Away(what) => Error::Away(what.clone()),
+            Error::Crashed(what) => Error::Crashed(what),
+            error => Error::Bug(error.to_string().into()),
+        }
+    }
+
     /// The answer that the violation of a constraint stands for, by the constraint's name.
     pub(crate) fn on_constraint(
         error: sqlx::Error,

@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Invalid;
-use crate::stock::{Movement, Offer};
+use crate::stock::{Moved, Offer};
 use crate::users::{User, UserId};
 
 /// Something that happened, in the past tense.
@@ -20,7 +20,7 @@ pub enum Event {
     /// The catalog has a new product, and stock of it.
     ProductCreated(Offer),
     /// Stock was sold or given back.
-    StockMoved(Movement),
+    StockMoved(Moved),
 }
 
 /// What is left to say about something that is gone.
@@ -58,7 +58,7 @@ impl Event {
             "user_updated" => Event::UserUpdated(json(body)?),
             "user_deleted" => Event::UserDeleted(json(body)?),
             "product.created" => Event::ProductCreated(json(body)?),
-            "stock.moved" => Event::StockMoved(json(body)?),
+            "stock.moved" => Event::StockMoved(moved(body)?),
             other => return Err(Invalid(format!("no event is named '{other}'").into())),
         };
         event.storable()
@@ -77,10 +77,12 @@ impl Event {
                     .map_err(|why| Invalid(format!("quantity {why}").into()))?;
                 vec![&offer.name]
             }
-            Event::StockMoved(movement) => {
-                crate::catalog::quantity(movement.delta.saturating_abs())
-                    .map_err(|why| Invalid(format!("delta, without its sign, {why}").into()))?;
-                vec![&movement.cause]
+            Event::StockMoved(Moved { movements }) => {
+                for movement in movements {
+                    crate::catalog::quantity(movement.delta.saturating_abs())
+                        .map_err(|why| Invalid(format!("delta, without its sign, {why}").into()))?;
+                }
+                movements.iter().map(|movement| &movement.cause).collect()
             }
         };
         match texts.iter().any(|text| text.contains('\0')) {
@@ -88,6 +90,12 @@ impl Event {
             false => Ok(self),
         }
     }
+}
+
+/// Nodes of an earlier version tell of each movement by itself.
+fn moved(body: &[u8]) -> Result<Moved, Invalid> {
+    let alone = |movement| Moved { movements: vec![movement] };
+    json(body).or_else(|why| json(body).map(alone).map_err(|_| why))
 }
 
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Invalid> {

@@ -14,6 +14,7 @@ mod error;
 pub mod events;
 pub mod idempotency;
 pub mod ledger;
+pub mod lists;
 pub mod orders;
 pub mod outbox;
 pub mod resyncs;

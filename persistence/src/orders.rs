@@ -1,6 +1,7 @@
 //! Orders and their items, decided against this node's own copy of the stock.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::mem::take;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -10,7 +11,7 @@ use utoipa::ToSchema;
 use crate::catalog::ProductId;
 use crate::stock::{self, Movement};
 use crate::users::UserId;
-use crate::{At, BrokenRule, Error, Invalid, Result, Trace, customers};
+use crate::{At, BrokenRule, Error, Invalid, Result, Trace};
 
 /// Identifies an order.
 pub type OrderId = i64;
@@ -177,17 +178,23 @@ pub enum Refusal {
     Final(Error),
 }
 
+/// The products that are for sale.
+pub type Shelf = HashMap<ProductId, OnShelf>;
+
 /// A product on the shelf: what is left of it, and what an order copies of it.
 #[derive(Debug, Clone)]
-struct OnShelf {
-    name: String,
-    price: i64,
-    quantity: i64,
+pub struct OnShelf {
+    /// Its name now.
+    pub name: String,
+    /// The price of one now, in the smallest unit of the shop's currency.
+    pub price: i64,
+    /// How many are left.
+    pub quantity: i64,
 }
 
 /// An order that can be: its items' products and the totals.
 #[derive(Debug)]
-struct Draft<'n> {
+pub struct Draft<'n> {
     new: &'n NewOrder,
     items: Vec<(OrderedProduct, i64)>,
     total_quantity: i64,
@@ -195,10 +202,10 @@ struct Draft<'n> {
 }
 
 /// Decides one order, and takes what it sells from the shelf.
-fn decide<'n>(
+pub fn decide<'n>(
     new: &'n NewOrder,
     customers: &HashSet<UserId>,
-    shelf: &mut HashMap<ProductId, OnShelf>,
+    shelf: &mut Shelf,
 ) -> Result<Draft<'n>, Refusal> {
     let mut unheard = vec![];
     if !customers.contains(&new.user_id) {
@@ -250,28 +257,65 @@ const LOCK_SHELF: &str = "
     select id, name, price, greatest(quantity, 0) as quantity
     from products where id = any($1) and version > 0 order by id for no key update";
 
-/// Numbers for so many orders and so many items, and the time.
-const NUMBER: &str = "
-    select array(select nextval('orders_id_seq') from generate_series(1, $1)) as orders,
-           array(select nextval('order_items_id_seq') from generate_series(1, $2)) as items,
-           now() as now";
+/// Holds customers and products as they are until the transaction ends, and numbers so many orders and items.
+const PREPARE: &str = "
+    with customer as (
+        select id from customers where id = any($1) and not deleted and role is not null
+        order by id for share
+    ),
+    product as (
+        select id, name, price, greatest(quantity, 0) as quantity
+        from products where id = any($2) and version > 0 order by id for no key update
+    )
+    select array(select id from customer) as customers, shelf.*,
+           array(select nextval('orders_id_seq') from generate_series(1, $3)) as orders,
+           array(select nextval('order_items_id_seq') from generate_series(1, $4)) as items,
+           now() as now
+    from (select coalesce(array_agg(id), '{}') as products, coalesce(array_agg(name), '{}') as names,
+                 coalesce(array_agg(price), '{}') as prices,
+                 coalesce(array_agg(quantity), '{}') as quantities
+          from product) as shelf";
 
+/// The row of [`PREPARE`].
 #[derive(FromRow)]
-struct Numbers {
+struct Prepared {
+    customers: Vec<UserId>,
+    products: Vec<ProductId>,
+    names: Vec<String>,
+    prices: Vec<i64>,
+    quantities: Vec<i64>,
     orders: Vec<OrderId>,
     items: Vec<ItemId>,
     #[sqlx(try_from = "jiff_sqlx::Timestamp")]
     now: Timestamp,
 }
 
+impl Prepared {
+    fn shelf(&mut self) -> Shelf {
+        let products = take(&mut self.products).into_iter().zip(take(&mut self.names));
+        let products = products.zip(take(&mut self.prices)).zip(take(&mut self.quantities));
+        let on_shelf = |(((id, name), price), quantity)| (id, OnShelf { name, price, quantity });
+        products.map(on_shelf).collect()
+    }
+}
+
+/// All of it in one statement: orders, items, the movements of stock, and what is left of the products.
 const INSERT: &str = "
     with placed as (
         insert into orders (id, user_id, total_quantity, total_price, status, created_at)
         select placed.*, 'created', now()
         from unnest($1::bigint[], $2::uuid[], $3::bigint[], $4::bigint[]) as placed
+    ),
+    items as (
+        insert into order_items (id, order_id, product_id, product_quantity, product_name, product_price)
+        select * from unnest($5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::text[], $10::bigint[])
+    ),
+    moved as (
+        insert into stock_movements (id, product_id, delta, cause)
+        select * from unnest($11::uuid[], $7::bigint[], $12::bigint[], $13::text[])
     )
-    insert into order_items (id, order_id, product_id, product_quantity, product_name, product_price)
-    select * from unnest($5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::text[], $10::bigint[])";
+    update products set quantity = quantity - sold.pieces
+    from unnest($14::bigint[], $15::bigint[]) as sold (id, pieces) where products.id = sold.id";
 
 /// Places orders in the order given, each decided by itself and as part of its own trace. What the outcome says is true
 /// once the transaction is committed.
@@ -280,35 +324,23 @@ pub async fn place(
     orders: &[(&NewOrder, Option<Trace>)],
 ) -> Result<Vec<Result<Order, Refusal>>> {
     let new = || orders.iter().map(|(new, _)| *new);
-    let users: Vec<_> = new().map(|new| new.user_id).collect();
-    let customers =
-        customers::lock(tx, &users).at("place: lock customers").await?.into_iter().collect();
     let products: Vec<_> = new().flat_map(|new| &new.items).map(|item| item.product).collect();
-    let shelf: Vec<(ProductId, String, i64, i64)> = sqlx::query_as(LOCK_SHELF)
+    let mut prepared: Prepared = sqlx::query_as(PREPARE)
+        .bind(new().map(|new| new.user_id).collect::<Vec<_>>())
         .bind(&products)
-        .fetch_all(&mut *tx)
-        .at("place: lock shelf")
+        .bind(i64::try_from(orders.len()).unwrap_or_default())
+        .bind(i64::try_from(products.len()).unwrap_or_default())
+        .fetch_one(&mut *tx)
+        .at("place: prepare")
         .await?;
-    let mut shelf = shelf
-        .into_iter()
-        .map(|(id, name, price, quantity)| (id, OnShelf { name, price, quantity }))
-        .collect();
+    let mut shelf = prepared.shelf();
+    let customers = prepared.customers.into_iter().collect();
+    let (mut order_ids, mut item_ids) = (prepared.orders.into_iter(), prepared.items.into_iter());
 
     let decisions: Vec<_> = new().map(|new| decide(new, &customers, &mut shelf)).collect();
-    let drafts = || decisions.iter().flatten();
-    if drafts().next().is_none() {
+    if decisions.iter().all(Result::is_err) {
         return Ok(decisions.into_iter().filter_map(Result::err).map(Err).collect());
     }
-    let numbers: Numbers = sqlx::query_as(NUMBER)
-        .bind(i64::try_from(drafts().count()).unwrap_or_default())
-        .bind(
-            i64::try_from(drafts().map(|draft| draft.items.len()).sum::<usize>())
-                .unwrap_or_default(),
-        )
-        .fetch_one(&mut *tx)
-        .at("place: number")
-        .await?;
-    let (mut order_ids, mut item_ids) = (numbers.orders.into_iter(), numbers.items.into_iter());
     let mut sold = vec![];
     let mut outcome = vec![];
     for (decision, (_, trace)) in decisions.into_iter().zip(orders) {
@@ -331,20 +363,28 @@ pub async fn place(
                 total_quantity: draft.total_quantity,
                 total_price: draft.total_price,
                 status: Status::Created,
-                created_at: numbers.now,
+                created_at: prepared.now,
                 items: draft.items.into_iter().map(item).collect(),
                 user: None,
             }
         }));
     }
-    insert(tx, &outcome.iter().flatten().collect::<Vec<_>>()).await?;
-    stock::sell(tx, sold).await?;
+    insert(tx, &outcome.iter().flatten().collect::<Vec<_>>(), &sold).await?;
+    stock::tell(tx, sold).await?;
     Ok(outcome)
 }
 
-async fn insert(tx: &mut PgConnection, orders: &[&Order]) -> Result<()> {
+async fn insert(
+    tx: &mut PgConnection,
+    orders: &[&Order],
+    sold: &[(Movement, Option<Trace>)],
+) -> Result<()> {
     let items = || orders.iter().flat_map(|order| &order.items);
-    sqlx::query(INSERT)
+    let mut pieces: BTreeMap<ProductId, i64> = BTreeMap::new();
+    for item in items() {
+        *pieces.entry(item.product_id).or_default() += item.product_quantity;
+    }
+    let inserted = sqlx::query(INSERT)
         .bind(orders.iter().map(|order| order.id).collect::<Vec<_>>())
         .bind(orders.iter().map(|order| order.user_id).collect::<Vec<_>>())
         .bind(orders.iter().map(|order| order.total_quantity).collect::<Vec<_>>())
@@ -355,10 +395,15 @@ async fn insert(tx: &mut PgConnection, orders: &[&Order]) -> Result<()> {
         .bind(items().map(|item| item.product_quantity).collect::<Vec<_>>())
         .bind(items().map(|item| item.product.name.as_str()).collect::<Vec<_>>())
         .bind(items().map(|item| item.product.price).collect::<Vec<_>>())
+        .bind(sold.iter().map(|(movement, _)| movement.id).collect::<Vec<_>>())
+        .bind(sold.iter().map(|(movement, _)| movement.delta).collect::<Vec<_>>())
+        .bind(sold.iter().map(|(movement, _)| movement.cause.as_str()).collect::<Vec<_>>())
+        .bind(pieces.keys().copied().collect::<Vec<_>>())
+        .bind(pieces.values().copied().collect::<Vec<_>>())
         .execute(tx)
         .at("place: insert")
         .await?;
-    Ok(())
+    stock::must_be_all(inserted.rows_affected(), pieces.len())
 }
 
 const FIND: &str = "
@@ -482,8 +527,6 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-
-    type Shelf = HashMap<ProductId, OnShelf>;
 
     fn shelf(left: &[i64]) -> Shelf {
         let on_shelf = |&quantity: &i64| OnShelf { name: "cup".into(), price: 7, quantity };

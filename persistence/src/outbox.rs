@@ -89,16 +89,31 @@ const BACKLOG: &str = "
 const LOCK: &str = "select pg_try_advisory_lock(hashtext('shop.outbox'))";
 
 /// The server ends the session of a leader that has gone without a word, so that another can lead. One that lives asks for
-/// more at least every few seconds.
+/// more at least every few seconds. What is forgotten need not be so for ever: it would only be published again.
 const LEADER: &str = "
-    select set_config(name, '20s', false) from pg_settings where name = 'idle_session_timeout'";
+    select set_config(name, '20s', false) from pg_settings where name = 'idle_session_timeout';
+    set synchronous_commit = off";
 
+/// Both at once, because both are done all the time. What is forgotten is still seen by the same statement. Each row says which
+/// transactions may still have been under way.
 const NEXT: &str = "
+    with forgotten as (delete from outbox where id = any($1))
     select id, message_id, event, coalesce(version, id) as version, body, traceparent,
-           extract(epoch from created_at)::bigint as seconds
-    from outbox where id <> all($1) order by id limit $2";
+           extract(epoch from created_at)::bigint as seconds,
+           (select pg_snapshot_xmin(pg_current_snapshot())::text::bigint) as oldest_open,
+           (select pg_snapshot_xmax(pg_current_snapshot())::text::bigint) as next_to_open
+    from outbox where id > $2 and id <> all($1) and id <> all($3) order by id limit $4";
 
-const DELETE: &str = "delete from outbox where id = any($1)";
+/// A row of [`NEXT`].
+#[derive(FromRow)]
+struct Looked {
+    #[sqlx(flatten)]
+    waiting: Waiting,
+    /// Every transaction before this one had ended.
+    oldest_open: i64,
+    /// Every transaction from this one on had not begun.
+    next_to_open: i64,
+}
 
 /// The one reader of a database's outbox: replicas take turns, a lock in the database decides.
 #[derive(Debug)]
@@ -109,6 +124,31 @@ pub struct Reader {
     /// Hears of what other replicas commit. Only a hint, so it may reconnect by itself.
     hints: PgListener,
     leads: bool,
+    horizon: Horizon,
+}
+
+/// Where to look for more. What was forgotten leaves rows that the server passes by, one by one, until it has cleaned up; so
+/// looks begin behind what is settled. Ids are not in the order of commits: what stands up to an event is settled when a look
+/// has covered it after the end of all transactions that may have taken an id before.
+#[derive(Debug)]
+struct Horizon {
+    from: i64,
+    /// The next one to look from, once all transactions before this one have ended.
+    next: Option<(i64, i64)>,
+}
+
+impl Horizon {
+    fn saw(&mut self, looked: &[Looked], limit: i64) {
+        let Some(newest) = looked.last() else { return };
+        let covered = if (looked.len() as i64) < limit { i64::MAX } else { newest.waiting.id };
+        match self.next {
+            None => self.next = Some((newest.waiting.id, newest.next_to_open)),
+            Some((id, before)) if newest.oldest_open >= before && covered >= id => {
+                *self = Horizon { from: id, next: None };
+            }
+            Some(_) => {}
+        }
+    }
 }
 
 impl Reader {
@@ -118,7 +158,13 @@ impl Reader {
         within(hints.listen("outbox")).at("outbox: listen").await?;
         let mut connection = database.connect().at("outbox: connect").await?;
         within(sqlx::raw_sql(LEADER).execute(&mut connection)).at("outbox: set limit").await?;
-        Ok(Reader { database: database.clone(), connection, hints, leads: false })
+        Ok(Reader {
+            database: database.clone(),
+            connection,
+            hints,
+            leads: false,
+            horizon: Horizon { from: i64::MIN, next: None },
+        })
     }
 
     /// Whether this reader is the one that may publish. Once it is, it stays so for its life.
@@ -130,19 +176,21 @@ impl Reader {
         Ok(self.leads)
     }
 
-    /// At most `limit` events to publish next, in the outbox's order, leaving out those `in_flight`.
-    pub async fn next(&mut self, in_flight: &[i64], limit: usize) -> Result<Vec<Waiting>> {
+    /// Forgets what the broker has `confirmed`, and says what to publish next: at most `limit` events, in the outbox's
+    /// order, leaving out those `in_flight`. Forgotten is by their ids: these are not in the order of commits, so there may
+    /// be gaps below them that fill later.
+    pub async fn next(
+        &mut self,
+        confirmed: &[i64],
+        in_flight: &[i64],
+        limit: usize,
+    ) -> Result<Vec<Waiting>> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let next = sqlx::query_as(NEXT).bind(in_flight).bind(limit);
-        within(next.fetch_all(&mut self.connection)).at("outbox: next").await
-    }
-
-    /// Forgets what the broker has confirmed. By their ids: ids are not in the order of commits,
-    /// so there may be gaps below them that fill later.
-    pub async fn delete(&mut self, ids: &[i64]) -> Result<()> {
-        let delete = sqlx::query(DELETE).bind(ids).execute(&mut self.connection);
-        within(delete).at("outbox: delete").await?;
-        Ok(())
+        let next = sqlx::query_as(NEXT).bind(confirmed).bind(self.horizon.from);
+        let next = next.bind(in_flight).bind(limit).fetch_all(&mut self.connection);
+        let next: Vec<Looked> = within(next).at("outbox: next").await?;
+        self.horizon.saw(&next, limit);
+        Ok(next.into_iter().map(|looked| looked.waiting).collect())
     }
 
     /// Waits until something was committed, here or by another replica. Cancel safe.

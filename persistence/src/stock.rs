@@ -2,7 +2,7 @@
 //! each applies the other's movements, once each by their ids, so both come to the same sum whatever is
 //! repeated, late or out of order.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection};
@@ -50,6 +50,16 @@ impl Movement {
         Movement { id: Uuid::now_v7(), product_id, delta, cause: format!("order {order}") }
     }
 }
+
+/// Movements that were made together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Moved {
+    /// All of them.
+    pub movements: Vec<Movement>,
+}
+
+/// At most so many movements are told of in one event.
+const MOST_TOLD: usize = 500;
 
 /// A product as the catalog announces it, with all that was ever stocked of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,7 +129,8 @@ const SELL: &str = "
 /// The order node: takes sold pieces from products that are locked, and says so to the catalog.
 pub async fn sell(tx: &mut PgConnection, sold: Vec<(Movement, Option<Trace>)>) -> Result<()> {
     let movements = || sold.iter().map(|(movement, _)| movement);
-    sqlx::query(SELL)
+    let products: HashSet<_> = movements().map(|movement| movement.product_id).collect();
+    let moved = sqlx::query(SELL)
         .bind(movements().map(|movement| movement.id).collect::<Vec<_>>())
         .bind(movements().map(|movement| movement.product_id).collect::<Vec<_>>())
         .bind(movements().map(|movement| movement.delta).collect::<Vec<_>>())
@@ -127,11 +138,37 @@ pub async fn sell(tx: &mut PgConnection, sold: Vec<(Movement, Option<Trace>)>) -
         .execute(&mut *tx)
         .at("stock: sell")
         .await?;
-    let entries: Vec<_> = sold
-        .into_iter()
-        .map(|(movement, trace)| Entry { event: Event::StockMoved(movement), version: None, trace })
-        .collect();
-    outbox::append(tx, &entries).await
+    must_be_all(moved.rows_affected(), products.len())?;
+    tell(tx, sold).await
+}
+
+/// That every product was there whose stock was to move.
+pub(crate) fn must_be_all(moved: u64, products: usize) -> Result<()> {
+    match moved == products as u64 {
+        true => Ok(()),
+        false => Err(Error::Bug("a product is sold that is not there".into())),
+    }
+}
+
+/// Says to the catalog what was sold.
+pub(crate) async fn tell(
+    tx: &mut PgConnection,
+    sold: Vec<(Movement, Option<Trace>)>,
+) -> Result<()> {
+    outbox::append(tx, &told(sold)).await
+}
+
+/// What was moved together is told together, but for what belongs to a trace that is recorded: that goes on in it.
+fn told(sold: Vec<(Movement, Option<Trace>)>) -> Vec<Entry> {
+    let recorded = |trace: Option<Trace>| trace.filter(|trace| trace.is_recorded());
+    let together = |(_, one): &_, (_, next): &_| recorded(*one) == recorded(*next);
+    let parts = sold.chunk_by(together).flat_map(|part| part.chunks(MOST_TOLD));
+    let entry = |part: &[(Movement, Option<Trace>)]| {
+        let movements = part.iter().map(|(movement, _)| movement.clone()).collect();
+        let event = Event::StockMoved(Moved { movements });
+        Entry { event, version: None, trace: part.first().and_then(|(_, trace)| *trace) }
+    };
+    parts.map(entry).collect()
 }
 
 /// A product of which nothing was heard yet has version 0, so that every news of it is newer.

@@ -53,6 +53,11 @@ impl Trace {
         self.step_id
     }
 
+    /// Whether its steps are collected.
+    pub fn is_recorded(self) -> bool {
+        is_collected() && self.flags & SAMPLED != 0
+    }
+
     /// The trace's id as log lines show it.
     pub fn shown_id(self) -> impl Display {
         fmt::from_fn(move |f| write!(f, "{:032x}", self.trace_id))
@@ -186,8 +191,8 @@ impl Step {
             }
         };
         let parent = after.map(|after| after.step_id);
-        let wanted = collected.is_some() && here.flags & SAMPLED != 0;
-        let recorded = wanted.then(|| Recorded::new(here, parent, kind, name.to_string()));
+        let recorded =
+            here.is_recorded().then(|| Recorded::new(here, parent, kind, name.to_string()));
         Step { here, recorded }
     }
 

@@ -6,6 +6,7 @@ use sqlx::{FromRow, PgConnection};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::lists::Part;
 use crate::{Error, Invalid, Result};
 
 /// Identifies a user.
@@ -192,11 +193,13 @@ pub async fn find_credentials(
     Ok(found.await?)
 }
 
-const LIST: &str = "select id, username, email, role from users order by id";
+const LIST: &str = "
+    select id, username, email, role from users where id > $1 order by id limit $2";
 
-/// All users, in the order of signing up.
-pub async fn list(connection: &mut PgConnection) -> Result<Vec<User>> {
-    Ok(sqlx::query_as(LIST).fetch_all(connection).await?)
+/// Users, in the order of signing up.
+pub async fn list(connection: &mut PgConnection, part: Part<UserId>) -> Result<Vec<User>> {
+    let list = sqlx::query_as(LIST).bind(part.after.unwrap_or(Uuid::nil())).bind(part.limit);
+    Ok(list.fetch_all(connection).await?)
 }
 
 const UPDATE: &str = "

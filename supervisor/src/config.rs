@@ -157,6 +157,7 @@ pub enum Format {
 pub struct Telemetry {
     pub otlp_endpoint: String,
     pub sampled_percent: u8,
+    pub metrics: bool,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -335,7 +336,7 @@ impl Config {
             ("order", self.order.owners, &self.order.database),
         ] {
             within(&format!("{node}.owners"), owners as u64, 1, 256)?;
-            let needed = owners as u64 + 6;
+            let needed = owners as u64 + 7;
             within(
                 &format!("{node}.database.connections"),
                 database.connections.into(),

@@ -12,7 +12,8 @@ use shop_actors::inspector::{Inspector, Kind};
 use shop_actors::orders::Orders;
 use shop_actors::{Addr, Message};
 use shop_messaging::Desks;
-use shop_persistence::dead_letters::{DeadLetter, DeadLetterId, Page};
+use shop_persistence::dead_letters::{DeadLetter, DeadLetterId};
+use shop_persistence::lists::Part;
 use shop_persistence::{Database, Error};
 use tokio::sync::broadcast;
 
@@ -115,8 +116,8 @@ async fn list(letters: &[Addr<Msg>]) -> anyhow::Result<String> {
     for addr in letters {
         let mut after = None;
         loop {
-            let page = Page { queue: None, after, limit: PAGE };
-            let page = addr.ask((), |reply| Msg::List(page, reply)).await?;
+            let part = Part { after, limit: PAGE };
+            let page = addr.ask((), |reply| Msg::List(None, part, reply)).await?;
             rows.extend(page.iter().map(row));
             match page.last() {
                 Some(last) => after = Some(last.place()),

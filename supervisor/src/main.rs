@@ -6,10 +6,15 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use mimalloc::MiMalloc;
 use secrecy::ExposeSecret;
 use shop_supervisor::config::Format;
 use shop_supervisor::{Config, Node, Shop, admin, dead_letters, log, resync, telemetry, verify};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// Requests take and give back much memory, in small pieces: with the system's allocator that was a fifth of their time.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// An online shop's back end: three nodes of supervised actors, in one process or in many.
 #[derive(Debug, Parser)]

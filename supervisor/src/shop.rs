@@ -144,7 +144,8 @@ impl Shop {
             http::Cluster::new(members, auth_url).map_err(|why| anyhow!("cluster.peers: {why}"))
         };
         let [auth_url, catalog_url, order_url] = &urls;
-        let (inspector, policy) = (Inspector::new("shop"), policy(config));
+        let inspector = Inspector::counting("shop", config.telemetry.metrics);
+        let policy = policy(config);
         let (process, started_at) = (uuid::Uuid::new_v4(), date());
 
         // All of them before anything is written to one.
@@ -188,7 +189,7 @@ impl Shop {
                     body_bytes: config.http.body_limit_bytes,
                     in_flight: config.http.in_flight,
                 },
-                metrics: Metrics::new(node.name())?,
+                metrics: Metrics::new(node.name(), config.telemetry.metrics)?,
             };
             branches.push(match node {
                 Node::Auth => {

@@ -43,7 +43,7 @@ pub struct Exporting(Option<Arc<BatchSpanProcessor>>);
 /// # Errors
 /// When the collector's address is none.
 pub fn start(telemetry: &Telemetry, nodes: &[Node]) -> anyhow::Result<Exporting> {
-    let Telemetry { otlp_endpoint, sampled_percent } = telemetry;
+    let Telemetry { otlp_endpoint, sampled_percent, .. } = telemetry;
     if otlp_endpoint.is_empty() {
         return Ok(Exporting(None));
     }

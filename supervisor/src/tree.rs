@@ -11,14 +11,15 @@ use shop_actors::customers::{self, Customers};
 use shop_actors::dead_letters::{self, DeadLetters};
 use shop_actors::idempotency::Sweeper;
 use shop_actors::inspector::{Inspector, Kind, Probe};
+use shop_actors::lists::Lookout;
 use shop_actors::orders::{self, Orders};
 use shop_actors::passwords::Passwords;
 use shop_actors::pulse::{self, Pulse};
 use shop_actors::users::Users;
 use shop_actors::{Addr, Message, Metrics, Owner};
 use shop_http::{
-    Api, Auth, Books, Cluster, Copies, Doors, Edge, Gate, Keys, Limits, Peers, Remote, Resync,
-    Tokens, Vitals,
+    Api, Auth, Books, Cluster, Copies, Doors, Edge, Gate, Keys, Limits, Lists, Peers, Remote,
+    Resync, Tokens, Vitals,
 };
 use shop_messaging::topology::{CATALOG_USERS, ORDER_USERS, PRODUCT_CREATED, STOCK_MOVED};
 use shop_messaging::{Broker, Desk, Desks, Intake, Keeper, Link, PREFETCH, Relay, WINDOW};
@@ -67,13 +68,16 @@ pub fn auth(node: &Node, passwords: &Passwords) -> anyhow::Result<Vec<Child>> {
 /// │   ├── intake/users       catalog.users → customers
 /// │   └── intake/stock       stock.moved → catalog
 /// ├── resync                 the other nodes' books → customers, catalog
+/// ├── lookout                hears what other replicas change in the lists
 /// ├── sweeper                forgets kept answers
 /// └── edge                   /api/v1/category · /api/v1/product · …
 pub fn catalog(node: &Node) -> anyhow::Result<Vec<Child>> {
     let Heard { customers, gate, owner } = node.heard()?;
     let catalog = node.addr("catalog", node.owners, node.mailboxes.catalog);
     let common = node.common(catalog_desks(&customers, &catalog));
-    let edge = node.edge(Api::Catalog(catalog.clone()), gate, &common)?;
+    let lists = Lists::new(&catalog, node.database.changes());
+    let api = Api::Catalog(shop_http::Catalog { catalog: catalog.clone(), lists });
+    let edge = node.edge(api, gate, &common)?;
     let copies = Copies::Catalog(customers.clone(), catalog.clone());
     let intakes = vec![
         node.intake("users", CATALOG_USERS, Desk::Customers(customers), &common),
@@ -81,7 +85,7 @@ pub fn catalog(node: &Node) -> anyhow::Result<Vec<Child>> {
     ];
     let broker = node.broker(&common, intakes);
     let owners = owners(&catalog, &node.database, Catalog::new);
-    let last = vec![broker, node.resync(copies), node.sweeper(), edge];
+    let last = vec![broker, node.resync(copies), node.lookout(), node.sweeper(), edge];
     Ok(tree([vec![owner], owners, common.owners, last]))
 }
 
@@ -300,6 +304,11 @@ impl Node {
         let (database, peers) = (self.database.clone(), self.peers.clone());
         let resync = Resync { database, copies, peers };
         Child::service(&self.probe("resync", None), GRACE, resync)
+    }
+
+    fn lookout(&self) -> Child {
+        let lookout = Lookout { database: self.database.clone() };
+        Child::service(&self.probe("lookout", None), GRACE, lookout)
     }
 
     fn sweeper(&self) -> Child {

@@ -337,6 +337,22 @@ async fn a_paused_owner_waits_and_a_drained_one_refuses() {
 }
 
 #[tokio::test]
+async fn orders_go_past_an_owner_that_is_not_at_hand() {
+    let shop = alone().await;
+    let admin = shop.admin().await;
+    let teapot = admin.product(5, 10).await;
+    admin.order(&[(&teapot, 1)]).await.expect(201);
+    let first = "shop/order/orders/0";
+    act(&admin, Node::Order, first, "pause").await.expect(202);
+    until_status(&admin, Node::Order, first, "paused").await;
+    admin.order(&[(&teapot, 1)]).await.expect(201);
+    let next = find(&admin, Node::Order, "shop/order/orders/1").await;
+    assert_eq!(next["messages"]["Place"], 1, "{next}");
+    act(&admin, Node::Order, first, "resume").await.expect(202);
+    shop.close().await;
+}
+
+#[tokio::test]
 async fn a_drained_owner_answers_all_that_it_was_asked() {
     let shop = alone().await;
     let admin = shop.admin().await;

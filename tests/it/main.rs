@@ -32,6 +32,7 @@ mod flow;
 mod grafana;
 mod idempotency;
 mod ledger;
+mod lists;
 mod operations;
 mod orders;
 mod outage;

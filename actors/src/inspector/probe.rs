@@ -25,6 +25,9 @@ const NAMES: usize = 24;
 /// An actor that is at one message for longer is stuck.
 pub(super) const STUCK: Duration = Duration::from_secs(2);
 
+/// Who is at one message for longer is not given what others can do as well.
+const LONG: Duration = Duration::from_millis(500);
+
 /// How long an actor may take to show its state.
 const STATE_PATIENCE: Duration = Duration::from_millis(100);
 
@@ -78,6 +81,8 @@ pub struct Probe {
     path: String,
     kind: Kind,
     capacity: Option<usize>,
+    /// Whether what is handled is counted and timed; who is at what for how long is always known.
+    counts: bool,
     pub(super) born: Instant,
     born_at: Timestamp,
     pub(super) depth: AtomicUsize,
@@ -164,7 +169,13 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Probe {
     /// The measures of the actor at this path. At most `capacity` messages wait for it; it is at `lanes` of them at once.
-    pub(super) fn new(path: String, kind: Kind, capacity: Option<usize>, lanes: usize) -> Probe {
+    pub(super) fn new(
+        path: String,
+        kind: Kind,
+        capacity: Option<usize>,
+        lanes: usize,
+        counts: bool,
+    ) -> Probe {
         let life = Life {
             phase: Phase::Starting,
             started_at: None,
@@ -178,6 +189,7 @@ impl Probe {
             path,
             kind,
             capacity,
+            counts,
             born: Instant::now(),
             born_at: date(),
             depth: AtomicUsize::new(0),
@@ -230,6 +242,16 @@ impl Probe {
     /// Whether more messages have come in than may.
     pub fn is_full(&self) -> bool {
         self.capacity.is_some_and(|capacity| self.depth() > capacity)
+    }
+
+    /// Whether a message that comes now is handled soon: the actor runs, and has not been at one message for long.
+    pub fn is_at_hand(&self) -> bool {
+        let now = self.age();
+        let is_long = |lane: &Lane| {
+            let since = lane.since.load(Relaxed);
+            since > 0 && now.saturating_sub(since - 1) > micros(LONG)
+        };
+        held(&self.life).phase == Phase::Running && !self.lanes.iter().any(is_long)
     }
 
     fn is_at_capacity(&self) -> bool {
@@ -504,11 +526,13 @@ impl Ticket {
     pub fn open(mut self, name: &'static str, trace: Option<Trace>, now: Instant) -> Handling {
         self.fate = Fate::Opened;
         let probe = &self.probe;
-        let waited = now.saturating_duration_since(self.since);
-        probe.waited.record(waited);
-        probe.waited_micros.fetch_add(micros(waited), Relaxed);
         let name = probe.names.place(name);
-        probe.names.counts[name].fetch_add(1, Relaxed);
+        if probe.counts {
+            let waited = now.saturating_duration_since(self.since);
+            probe.waited.record(waited);
+            probe.waited_micros.fetch_add(micros(waited), Relaxed);
+            probe.names.counts[name].fetch_add(1, Relaxed);
+        }
         let lane = probe.take_lane(name, trace, now);
         Handling { ticket: self, since: now, lane, trace, name, done: false }
     }
@@ -572,11 +596,15 @@ impl Handling {
 impl Drop for Handling {
     fn drop(&mut self) {
         let probe = &self.ticket.probe;
-        let took = self.since.elapsed();
-        probe.took.record(took);
-        // Time is counted once, however many messages share it.
+        if probe.counts {
+            let took = self.since.elapsed();
+            probe.took.record(took);
+            // Time is counted once, however many messages share it.
+            if self.lane.is_some() {
+                probe.busy_micros.fetch_add(micros(took), Relaxed);
+            }
+        }
         if let Some(lane) = self.lane {
-            probe.busy_micros.fetch_add(micros(took), Relaxed);
             probe.lanes[lane].since.store(0, Relaxed);
         }
         if self.done {

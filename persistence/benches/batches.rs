@@ -1,0 +1,60 @@
+//! What a batch of orders costs before the database is asked to write it: deciding it, and putting its event into words.
+
+use std::collections::HashSet;
+use std::hint::black_box;
+
+use criterion::{BatchSize, Criterion, Throughput};
+use shop_persistence::Event;
+use shop_persistence::orders::{NewOrder, OnShelf, Shelf, decide};
+use shop_persistence::stock::{Moved, Movement};
+use shop_persistence::users::UserId;
+use uuid::Uuid;
+
+const ORDERS: i64 = 128;
+const PRODUCTS: i64 = 100;
+
+fn shelf() -> Shelf {
+    let product = |id| {
+        let name = format!("Product number {id}");
+        (id, OnShelf { name, price: 1990, quantity: 1_000_000 })
+    };
+    (0..PRODUCTS).map(product).collect()
+}
+
+fn orders(buyer: UserId) -> Vec<NewOrder> {
+    let order = |number: i64| {
+        let items = vec![(number % PRODUCTS, 1), ((number + 37) % PRODUCTS, 2)];
+        NewOrder::new(buyer, items).expect("an order")
+    };
+    (0..ORDERS).map(order).collect()
+}
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    let buyer = Uuid::now_v7();
+    let (customers, orders) = (HashSet::from([buyer]), orders(buyer));
+
+    let mut deciding = criterion.benchmark_group("a batch of 128 orders of 2 items");
+    deciding.throughput(Throughput::Elements(ORDERS as u64));
+    deciding.bench_function("decided", |bench| {
+        let decide_all = |mut shelf: Shelf| {
+            orders.iter().filter(|new| decide(new, &customers, &mut shelf).is_ok()).count()
+        };
+        bench.iter_batched(shelf, decide_all, BatchSize::SmallInput);
+    });
+    deciding.finish();
+
+    let sold = |number| Movement::sold(number % PRODUCTS, -2, number);
+    let event = Event::StockMoved(Moved { movements: (0..2 * ORDERS).map(sold).collect() });
+    let body = serde_json::to_string(&event).expect("JSON");
+    let mut telling = criterion.benchmark_group("an event of 256 movements");
+    telling.throughput(Throughput::Bytes(body.len() as u64));
+    telling.bench_function("written", |bench| {
+        bench.iter(|| serde_json::to_string(black_box(&event)).expect("JSON"));
+    });
+    telling.bench_function("read", |bench| {
+        bench.iter(|| Event::read("stock.moved", black_box(body.as_bytes())).expect("an event"));
+    });
+    telling.finish();
+    criterion.final_summary();
+}
