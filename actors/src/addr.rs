@@ -6,9 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ractor::{ActorRef, RpcReplyPort, concurrency};
-use shop_persistence::{Error, Result, Trace};
+use shop_persistence::{Cause, Error, Result};
 use tokio::time::{Instant, timeout_at};
-use tracing::Span;
 
 use crate::inspector::{Handling, Inspector, Kind, Probe, Ticket};
 
@@ -171,7 +170,7 @@ impl<M: Message> Mailbox<M> {
 
     /// Puts a message from outside in, if there is room for it.
     fn post(&self, message: M, now: Instant, deadline: Instant) -> Result<()> {
-        let envelope = self.envelope(message, now, Some(deadline));
+        let envelope = self.envelope(message, now, Some(deadline), Cause::current());
         if self.probe.is_closed() {
             envelope.ticket.reject();
             let why =
@@ -207,9 +206,10 @@ impl<M: Message> Mailbox<M> {
         message: M,
         now: Instant,
         deadline: Option<Instant>,
+        cause: Option<Cause>,
     ) -> Envelope<M> {
         let ticket = self.probe.arrive(now, deadline);
-        Envelope { message, deadline, span: Span::current(), trace: Trace::current(), ticket }
+        Envelope { message, deadline, cause, ticket }
     }
 }
 
@@ -233,8 +233,7 @@ impl<M> std::fmt::Debug for Mailbox<M> {
 pub(crate) struct Envelope<M> {
     message: M,
     pub(crate) deadline: Option<Instant>,
-    pub(crate) span: Span,
-    pub(crate) trace: Option<Trace>,
+    pub(crate) cause: Option<Cause>,
     ticket: Ticket,
 }
 
@@ -244,7 +243,8 @@ impl<M: Message> Envelope<M> {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             return None;
         }
-        let handling = self.ticket.open(self.message.name(), self.trace, now);
+        let trace = self.cause.map(|cause| cause.trace);
+        let handling = self.ticket.open(self.message.name(), trace, now);
         Some((self.message, handling))
     }
 }

@@ -23,6 +23,8 @@ pub use metrics::{Metrics, Readings};
 pub use owner::{Handled, Me, Owner, answer, hire};
 pub use service::{Service, launch};
 
+use std::sync::Arc;
+
 use shop_persistence::users::{Role, UserId};
 use shop_persistence::{Error, Result};
 
@@ -32,7 +34,7 @@ pub struct Caller {
     /// Who.
     pub id: UserId,
     /// The name to sign in with.
-    pub username: String,
+    pub username: Arc<str>,
     /// What the user may do now.
     pub role: Role,
 }

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
 use serde_json::Value;
-use shop_persistence::{Kind, Result, Trace};
+use shop_persistence::{Cause, Kind, Result};
 use tokio::time::{Instant, timeout_at};
-use tracing::{Instrument, Span};
 
 use crate::Reply;
 use crate::addr::{Envelope, Mailbox, Message, Signal};
@@ -70,14 +69,14 @@ pub struct Me<M> {
 impl<M: Message> Me<M> {
     /// Puts a message behind those that wait now.
     pub fn tell(&self, message: M) {
-        self.mailbox.put(self.mailbox.envelope(message, Instant::now(), None));
+        let cause = Cause::current();
+        self.mailbox.put(self.mailbox.envelope(message, Instant::now(), None, cause));
     }
 
     /// Puts a message behind those that wait `after` some time.
     pub fn tell_after(&self, after: Duration, message: impl FnOnce() -> M + Send + 'static) {
-        let (mailbox, span) = (self.mailbox.clone(), Span::current());
-        let envelope = move || mailbox.envelope(message(), Instant::now(), None);
-        let own = move || Signal::Own(span.in_scope(envelope));
+        let (mailbox, cause) = (self.mailbox.clone(), Cause::current());
+        let own = move || Signal::Own(mailbox.envelope(message(), Instant::now(), None, cause));
         drop(self.actor.send_after(after, own)); // ends by itself with the actor
     }
 }
@@ -153,19 +152,24 @@ impl<O: Owner> Actor for Worker<O> {
 
 /// Has the owner handle a message, for as long as that may take.
 async fn work<O: Owner>(owner: &mut O, me: &Me<O::Msg>, envelope: Envelope<O::Msg>) -> Handled {
-    let (span, trace) = (envelope.span.clone(), envelope.trace);
+    let mut cause = envelope.cause.clone();
     let (now, asked) = (Instant::now(), envelope.deadline.is_some());
     let limit = envelope.deadline.unwrap_or(now) + OVERTIME;
     let Some((message, measured)) = envelope.open(now) else { return Ok(()) };
     // What an owner tells itself is no step of its own: it goes on with what the owner was asked.
     let (kind, name) = (me.mailbox.kind, message.name());
-    let step = |trace: Trace| trace.step(Kind::Internal, format_args!("{kind} {name}"));
-    let step = trace.filter(|_| asked).map(step);
-    let trace = step.as_ref().map_or(trace, |step| Some(step.trace()));
-    let handling = owner.handle(me, message).instrument(span);
+    let step = |cause: &mut Cause| {
+        let step = cause.trace.step(Kind::Internal, format_args!("{kind} {name}"));
+        cause.trace = step.trace();
+        step
+    };
+    let step = cause.as_mut().filter(|_| asked).map(step);
+    // Whatever is put around a future holds it twice or more, before it is polled and while it is: without its own place on
+    // the heap, every message had tens of kilobytes copied.
+    let handling = Box::pin(owner.handle(me, message));
     let handling = async {
-        match trace {
-            Some(trace) => trace.scope(handling).await,
+        match cause {
+            Some(cause) => cause.scope(handling).await,
             None => handling.await,
         }
     };

@@ -13,7 +13,7 @@ use axum::extract::State;
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, routing};
+use axum::routing;
 use deserr::Deserr;
 use futures::Stream;
 use jiff::Timestamp;
@@ -237,7 +237,7 @@ fn some_reason(text: Option<String>) -> Result<Option<String>, Invalid> {
 async fn act(
     State(actors): State<Actors>,
     Admin(caller): Admin,
-    Extension(RequestId(request_id)): Extension<RequestId>,
+    RequestId(request_id): RequestId,
     Path(path): Path<String>,
     Change(named, OrEmpty(Why { reason })): Change<OrEmpty<Why>>,
 ) -> Result<Changed<Entry>> {
@@ -253,11 +253,11 @@ async fn act(
     }
     let deed = Deed {
         user_id: caller.id,
-        username: caller.username,
+        username: caller.username.to_string(),
         action: action.to_string(),
         actor: path.to_owned(),
         reason: reason.unwrap_or_default(),
-        request_id: request_id.to_str().unwrap_or_default().to_owned(),
+        request_id: request_id.to_string(),
     };
     let (allowed, once) = (probe.must_allow(action), named.once(StatusCode::ACCEPTED));
     let act = Box::new(audit::Act { deed, probe, action, allowed });

@@ -13,6 +13,7 @@ use deserr::{
 };
 use shop_persistence::{BrokenRule, Invalid};
 
+use crate::edge::Checks;
 use crate::problem::Failure;
 
 /// How long a client may take to send its body.
@@ -75,7 +76,8 @@ impl<S: Send + Sync> FromRequest<S> for NoBody {
 }
 
 /// The whole body, within the limits of size and time.
-pub async fn read(request: Request, state: &(impl Send + Sync)) -> Result<Bytes, Failure> {
+pub async fn read(mut request: Request, state: &(impl Send + Sync)) -> Result<Bytes, Failure> {
+    Checks::limit(&mut request);
     match tokio::time::timeout(BODY_PATIENCE, Bytes::from_request(request, state)).await {
         Ok(body) => Ok(body?),
         Err(_) => {

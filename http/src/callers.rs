@@ -7,6 +7,7 @@ use axum::extract::FromRequestParts;
 use axum::http::header;
 use axum::http::request::Parts;
 use deserr::Deserr;
+use foldhash::fast::RandomState;
 use moka::future::Cache;
 use serde::{Deserialize, Serialize};
 use shop_actors::{Addr, Caller, customers, users};
@@ -18,6 +19,7 @@ use uuid::Uuid;
 
 use crate::asking::send;
 use crate::body::BrokenRules;
+use crate::edge::Checks;
 use crate::problem::Failure;
 use crate::tokens::{Claims, EXPIRED, Tokens};
 
@@ -139,7 +141,7 @@ fn admit(claims: &Claims, user: User) -> Result<Caller> {
     if claims.role == Role::Admin && user.role != Role::Admin {
         return Err(STALE);
     }
-    Ok(Caller { id: user.id, username: user.username, role: user.role })
+    Ok(Caller { id: user.id, username: user.username.into(), role: user.role })
 }
 
 /// What is remembered of a token that was good.
@@ -157,7 +159,7 @@ pub struct Remote {
     client: reqwest::Client,
     verify_url: String,
     /// By their texts: one that was verified is not even read again.
-    verified: Cache<String, Verified>,
+    verified: Cache<String, Verified, RandomState>,
     /// Administrators who were let in lately.
     admins: Cache<Uuid, Caller>,
     customers: Addr<customers::Msg>,
@@ -178,11 +180,11 @@ impl Remote {
             .connect_timeout(VERIFY_PATIENCE / 2)
             .no_proxy()
             .build()?;
-        let verified: Cache<String, Verified> = Cache::builder()
+        let verified: Cache<String, Verified, RandomState> = Cache::builder()
             .max_capacity(MOST_REMEMBERED)
             .time_to_live(cache_time)
             .support_invalidation_closures()
-            .build();
+            .build_with_hasher(RandomState::default());
         let admins = lately();
         let forgetting = (verified.clone(), admins.clone());
         tokio::spawn(async move {
@@ -206,17 +208,26 @@ impl Remote {
     }
 
     async fn admit(&self, token: &str) -> Result<Caller> {
+        let verified = match self.verified.get(token).await {
+            Some(verified) => verified,
+            // Rare, and large: apart, it is no burden to the requests that need none of it.
+            None => Box::pin(self.verify_once(token)).await?,
+        };
+        match verified.ends_at > date().as_second() {
+            true => Ok(verified.caller),
+            false => Err(EXPIRED),
+        }
+    }
+
+    /// Whoever brings the same token meanwhile waits for the same answer.
+    async fn verify_once(&self, token: &str) -> Result<Verified> {
         let verify = async {
             let claims = self.tokens.read(token)?; // garbage never leaves the node
             let caller = self.verify(token, &claims).await?;
             Ok(Verified { caller, ends_at: claims.exp })
         };
         let verified = self.verified.try_get_with_by_ref(token, verify).await;
-        let verified = verified.map_err(|error: Arc<Error>| error.share())?;
-        match verified.ends_at > date().as_second() {
-            true => Ok(verified.caller),
-            false => Err(EXPIRED),
-        }
+        verified.map_err(|error: Arc<Error>| error.share())
     }
 
     async fn verify(&self, token: &str, claims: &Claims) -> Result<Caller> {
@@ -231,7 +242,7 @@ impl Remote {
         match answer.await {
             Ok(Verdict {
                 user_id: Some(id), username: Some(username), role: Some(role), ..
-            }) => Ok(Caller { id, username, role }),
+            }) => Ok(Caller { id, username: username.into(), role }),
             Ok(_) => Err(STALE),
             Err(error) => {
                 tracing::warn!(%error, "the auth node does not verify tokens; using what was heard of its users");
@@ -280,7 +291,7 @@ impl Verdict {
     pub fn of(admitted: Result<Caller>) -> Result<Verdict> {
         match admitted {
             Ok(Caller { id, username, role }) => {
-                let (user_id, role, username) = (Some(id), Some(role), Some(username));
+                let (user_id, role, username) = (Some(id), Some(role), Some(username.to_string()));
                 Ok(Verdict { valid: true, user_id, role, username })
             }
             Err(Error::Unauthorized(_)) => {
@@ -299,17 +310,19 @@ impl<S: Sync> FromRequestParts<S> for Signed {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Signed, Failure> {
-        let gate = gate(parts)?;
+        let checks = Checks::of(parts)?;
         let token = bearer(parts).ok_or(SIGN_IN)?;
-        let caller = gate.admit(token).await?;
-        parts.extensions.insert(caller.clone());
+        let caller = checks.gate.admit(token).await?;
+        known(parts, &caller);
         Ok(Signed(caller))
     }
 }
 
-fn gate(parts: &Parts) -> Result<Arc<Gate>> {
-    let gate = parts.extensions.get::<Arc<Gate>>().cloned();
-    gate.ok_or_else(|| Error::Bug("no gate in front of this route".into()))
+/// Whoever asks for a change may give it a name, which is theirs.
+fn known(parts: &mut Parts, caller: &Caller) {
+    if !parts.method.is_safe() {
+        parts.extensions.insert(caller.clone());
+    }
 }
 
 /// An administrator; for anybody else the answer is 403.
@@ -320,10 +333,10 @@ impl<S: Sync> FromRequestParts<S> for Admin {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Admin, Failure> {
-        let gate = gate(parts)?;
+        let checks = Checks::of(parts)?;
         let token = bearer(parts).ok_or(SIGN_IN)?;
-        let caller = gate.admit_admin(token, parts.method.is_safe()).await?;
-        parts.extensions.insert(caller.clone());
+        let caller = checks.gate.admit_admin(token, parts.method.is_safe()).await?;
+        known(parts, &caller);
         Ok(Admin(caller))
     }
 }
@@ -336,8 +349,8 @@ impl<S: Sync> FromRequestParts<S> for NodeOrAdmin {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<NodeOrAdmin, Failure> {
-        let gate = gate(parts)?;
-        if bearer(parts).is_some_and(|token| gate.is_of_node(token)) {
+        let checks = Checks::of(parts)?;
+        if bearer(parts).is_some_and(|token| checks.gate.is_of_node(token)) {
             return Ok(NodeOrAdmin);
         }
         Admin::from_request_parts(parts, state).await?;
@@ -348,14 +361,14 @@ impl<S: Sync> FromRequestParts<S> for NodeOrAdmin {
 /// The right to watch, for as long as its token is good.
 #[derive(Debug)]
 pub struct Watch {
-    gate: Arc<Gate>,
+    checks: Arc<Checks>,
     token: String,
 }
 
 impl Watch {
     /// Whether the administrator may still watch. A gate that cannot tell now leaves it as it is.
     pub async fn goes_on(&self) -> bool {
-        let refused = self.gate.admit_admin(&self.token, true).await;
+        let refused = self.checks.gate.admit_admin(&self.token, true).await;
         !matches!(refused, Err(Error::Unauthorized(_) | Error::Forbidden(_)))
     }
 }
@@ -366,13 +379,14 @@ impl<S: Sync> FromRequestParts<S> for Watch {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Watch, Failure> {
         Admin::from_request_parts(parts, state).await?;
         let token = bearer(parts).ok_or(SIGN_IN)?.to_owned();
-        Ok(Watch { gate: gate(parts)?, token })
+        Ok(Watch { checks: Checks::of(parts)?, token })
     }
 }
 
 /// The token of a request (RFC 6750, 2.1); the scheme's case does not matter (RFC 9110, 11.1).
 fn bearer(parts: &Parts) -> Option<&str> {
-    let value = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let value = parts.headers.get(header::AUTHORIZATION)?.as_bytes();
+    let value = std::str::from_utf8(value).ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }

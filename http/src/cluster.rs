@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, routing};
+use axum::routing;
 use futures::StreamExt;
 use futures::future::join_all;
 use reqwest::Url;
@@ -178,11 +178,11 @@ fn why(error: &reqwest::Error) -> String {
 async fn look(
     State(cluster): State<Cluster>,
     _: Admin,
-    id: Extension<RequestId>,
+    id: RequestId,
     Path((peer, path)): Path<(String, String)>,
     request: Request,
 ) -> Result<Response> {
-    forward(&cluster, &peer, &path, id.0, request).await
+    forward(&cluster, &peer, &path, id, request).await
 }
 
 /// Has a node do something with one of its actors.
@@ -197,11 +197,11 @@ async fn look(
 async fn pass_on(
     State(cluster): State<Cluster>,
     _: Admin,
-    id: Extension<RequestId>,
+    id: RequestId,
     Path((peer, path)): Path<(String, String)>,
     request: Request,
 ) -> Result<Response> {
-    forward(&cluster, &peer, &path, id.0, request).await
+    forward(&cluster, &peer, &path, id, request).await
 }
 
 /// What is passed on of a request, besides its body.
@@ -243,7 +243,7 @@ async fn forward(
             onward = onward.header(name, value);
         }
     }
-    onward = onward.header("x-request-id", id);
+    onward = onward.header("x-request-id", &*id);
     if path != "actors/stream" {
         onward = onward.timeout(LONG_PATIENCE);
     }
@@ -288,7 +288,7 @@ fn passed_back(
 )]
 async fn sign_in(
     State(cluster): State<Cluster>,
-    Extension(RequestId(id)): Extension<RequestId>,
+    RequestId(id): RequestId,
     request: Request,
 ) -> Result<Response> {
     let mut onward = cluster.client.post(&cluster.sign_in_url).timeout(LONG_PATIENCE);
@@ -296,7 +296,7 @@ async fn sign_in(
         onward = onward.header(header::CONTENT_TYPE, value);
     }
     let body = read(request, &()).await?;
-    let onward = onward.header("x-request-id", id).body(body);
+    let onward = onward.header("x-request-id", &*id).body(body);
     let answer = asking::send(onward, "sign in").await;
     Ok(passed_back(answer, &cluster.sign_in_url, &cluster.closing)?)
 }

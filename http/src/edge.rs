@@ -1,27 +1,30 @@
 //! The edge: a listener, what happens to every request on its way in and out, and the end in good order.
 
+use std::convert::Infallible;
 use std::future::IntoFuture;
 use std::net::TcpListener;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, MatchedPath, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::serve::ListenerExt;
 use axum::{Extension, Router, ServiceExt};
+use futures::FutureExt;
 use shop_actors::inspector::{Handling, Probe, Ticket};
 use shop_actors::{Addr, Handled, Metrics, Service};
-use shop_persistence::{Error, Kind, Step, Trace};
+use shop_persistence::{Cause, Error, Kind, Step, Trace};
 use tokio::sync::Semaphore;
 use tokio::time::Instant as Moment;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Layer;
 use tower::util::MapRequestLayer;
-use tower_http::catch_panic::CatchPanicLayer;
-use tracing::Instrument;
+use uuid::Uuid;
 
 use crate::actors::Actors;
 use crate::problem::Failure;
@@ -49,7 +52,41 @@ const DOOR_IN_FLIGHT: usize = 32;
 
 /// The id that a request's log lines carry.
 #[derive(Debug, Clone)]
-pub struct RequestId(pub HeaderValue);
+pub struct RequestId(pub Arc<str>);
+
+impl<S: Sync> FromRequestParts<S> for RequestId {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<RequestId, Infallible> {
+        Ok(RequestId(Cause::current().and_then(|cause| cause.request).unwrap_or_default()))
+    }
+}
+
+/// What requests are held against.
+#[derive(Debug)]
+pub struct Checks {
+    /// Whose token is good.
+    pub gate: Gate,
+    /// How requests that name themselves are told from each other.
+    pub keys: Keys,
+    /// How large a body may be.
+    pub body_limit: DefaultBodyLimit,
+}
+
+impl Checks {
+    /// Those of the edge that a request came in by.
+    pub fn of(parts: &Parts) -> Result<Arc<Checks>, Error> {
+        let checks = parts.extensions.get::<Arc<Checks>>().cloned();
+        checks.ok_or_else(|| Error::Bug("no checks in front of this route".into()))
+    }
+
+    /// Has the body of a request break off where it becomes too large. One that was made up here has none.
+    pub fn limit(request: &mut Request) {
+        if let Some(checks) = request.extensions().get::<Arc<Checks>>() {
+            checks.body_limit.clone().apply(request);
+        }
+    }
+}
 
 /// Answers HTTP requests on a listener.
 #[derive(Debug, Clone)]
@@ -107,7 +144,13 @@ impl Service for Edge {
         let closing = doors.closing.child_token();
         // However this edge ends, its connections end with it: the next one stands before other owners.
         let _closes = closing.clone().drop_guard();
-        let app = MapRequestLayer::new(without_trailing_slash).layer(app(self, probe, &closing));
+        let (gate, keys) = (self.gate.clone(), self.keys.clone());
+        let body_limit = DefaultBodyLimit::max(self.limits.body_bytes);
+        let checks = Checks { gate, keys, body_limit };
+        // Around the router and not on its routes: there a layer is boxed, and cloned with all that are under it, for
+        // every request.
+        let app = Extension(Arc::new(checks)).layer(app(self, probe, &closing));
+        let app = MapRequestLayer::new(without_trailing_slash).layer(app);
         let app = ServiceExt::<Request>::into_make_service(app);
         let stopped = stop.clone();
         let closed = async move {
@@ -125,7 +168,7 @@ impl Service for Edge {
 
 /// Everything that a node answers.
 fn app(edge: Edge, probe: Arc<Probe>, closing: &CancellationToken) -> Router {
-    let Edge { api, letters, gate, keys, books, audit, cluster, vitals, limits, .. } = edge;
+    let Edge { api, letters, books, audit, cluster, vitals, limits, .. } = edge;
     let (node, metrics) = (vitals.node, vitals.metrics.clone());
     let watched =
         Actors::new(vitals.inspector.clone(), audit.clone(), vitals.clone(), closing.clone());
@@ -136,28 +179,19 @@ fn app(edge: Edge, probe: Arc<Probe>, closing: &CancellationToken) -> Router {
         .merge(books::routes(books));
     let (work, paths) = api.routes().split_for_parts();
     let (admin, admin_paths) = admin.split_for_parts();
-    let room = Room { places: Arc::new(Semaphore::new(limits.in_flight)), probe: Some(probe) };
     let (door, door_paths) = cluster::door(cluster).split_for_parts();
-    let door_room = Room { places: Arc::new(Semaphore::new(DOOR_IN_FLIGHT)), probe: None };
-    let admin_room = Room { places: Arc::new(Semaphore::new(ADMIN_IN_FLIGHT)), probe: None };
-    let asked = work
-        .layer(from_fn_with_state(room, shed))
-        .merge(admin.layer(from_fn_with_state(admin_room, shed)))
-        .merge(door.layer(from_fn_with_state(door_room, shed)))
-        .layer(Extension(Arc::new(gate)))
-        .layer(Extension(keys));
     let documented =
         docs::of(node).merge_from(paths).merge_from(admin_paths).merge_from(door_paths);
-    Router::new()
-        .merge(operations::routes(vitals))
-        .merge(docs::routes(documented))
-        .merge(page::routes())
-        .merge(asked)
-        .fallback(nowhere)
-        .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(limits.body_bytes))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn_with_state(metrics, observe))
+    let open = operations::routes(vitals).merge(docs::routes(documented)).merge(page::routes());
+    let through = |routes: Router, places: Option<usize>, probe: Option<Arc<Probe>>| {
+        let places = places.map(Semaphore::new);
+        let room = Arc::new(Room { metrics: metrics.clone(), places, probe });
+        routes.method_not_allowed_fallback(wrong_method).layer(from_fn_with_state(room, pass))
+    };
+    through(open.fallback(nowhere), None, None)
+        .merge(through(work, Some(limits.in_flight), Some(probe)))
+        .merge(through(admin, Some(ADMIN_IN_FLIGHT), None))
+        .merge(through(door, Some(DOOR_IN_FLIGHT), None))
 }
 
 /// `/api/v1/users/` is `/api/v1/users`. The documentation's page alone lies in a folder.
@@ -179,74 +213,94 @@ fn without_trailing_slash(mut request: Request) -> Request {
     request
 }
 
-/// Room for so many requests at once.
-#[derive(Clone)]
+/// What all requests to a group of routes pass through.
 struct Room {
-    places: Arc<Semaphore>,
+    metrics: Metrics,
+    /// For so many at once; any number when nothing is said.
+    places: Option<Semaphore>,
     /// What measures them.
     probe: Option<Arc<Probe>>,
 }
 
-/// Refuses work past the limit at once, rather than queueing it without end.
-async fn shed(State(room): State<Room>, request: Request, next: Next) -> Response {
-    let now = Moment::now();
-    let ticket = room.probe.as_ref().map(|probe| probe.arrive(now, None));
-    let Ok(_place) = room.places.try_acquire() else {
-        ticket.into_iter().for_each(Ticket::reject);
-        return Failure::from(Error::Overloaded("node".into())).into_response();
-    };
-    let method = known(request.method());
-    let measured = ticket.map(|ticket| ticket.open(method, Trace::current(), now));
-    let response = next.run(request).await;
-    measured.into_iter().for_each(Handling::done);
-    response
-}
-
 /// Gives every request an id and a trace, which its log lines and events carry, and counts it.
-async fn observe(State(metrics): State<Metrics>, mut request: Request, next: Next) -> Response {
+async fn pass(State(room): State<Arc<Room>>, request: Request, next: Next) -> Response {
     let since = Instant::now();
     let id = request_id(&request);
-    request.extensions_mut().insert(RequestId(id.clone()));
-    let method = request.method().clone();
+    let shown_id = id.to_str().unwrap_or_default();
+    let method = known(request.method());
     let path = request.extensions().get::<MatchedPath>().cloned();
     let route = path.as_ref().map_or("none", MatchedPath::as_str);
     let caller = request.headers().get("traceparent");
     let caller = caller.and_then(|value| value.to_str().ok()?.parse().ok());
-    let mut step = Step::begin(caller, Kind::Server, format_args!("{} {route}", known(&method)));
-    let shown_id = id.to_str().unwrap_or_default();
-    step.set("http.request.method", known(&method));
+    let mut step = Step::begin(caller, Kind::Server, format_args!("{method} {route}"));
+    step.set("http.request.method", method);
     step.set("http.route", route);
     step.set("request.id", shown_id);
-    // Of the highest level: whatever lines are wanted, they say whose they are.
-    let trace = step.trace();
-    let span = tracing::error_span!("request", request.id = shown_id, trace.id = %trace.shown_id());
-    if metrics.counts_requests {
-        metrics.in_flight.inc();
-    }
+    let counted = room.metrics.counts_requests.then(|| InFlight::begin(&room.metrics));
+    let cause = Cause { trace: step.trace(), request: Some(shown_id.into()) };
     let answer = async {
-        let mut response = next.run(request).await;
-        let took_ms = since.elapsed().as_secs_f64() * 1e3;
-        let status = response.status().as_u16();
-        tracing::debug!(%method, route, status, took_ms, "answered");
-        response.headers_mut().insert(REQUEST_ID, id);
+        let response = AssertUnwindSafe(room.answer(method, request, next)).catch_unwind().await;
+        let mut response = response.unwrap_or_else(|panic| panicked(&*panic));
+        let (status, took) = (response.status(), since.elapsed());
+        tracing::debug!(
+            method,
+            route,
+            status = status.as_u16(),
+            took_ms = took.as_secs_f64() * 1e3,
+            "answered"
+        );
+        if let Some(counted) = counted {
+            counted.answered(route, method, status, took);
+        }
+        response.headers_mut().insert(REQUEST_ID, id.clone());
         response
     };
-    let response = trace.scope(answer.instrument(span)).await;
-    let status = response.status();
-    step.set("http.response.status_code", i64::from(status.as_u16()));
-    match status.is_server_error() {
-        true => step.fail(status),
-        false => step.done(),
+    let response = cause.scope(answer).await;
+    step.set("http.response.status_code", i64::from(response.status().as_u16()));
+    match response.status() {
+        status if status.is_server_error() => step.fail(status),
+        _ => step.done(),
     }
-    if !metrics.counts_requests {
-        return response;
-    }
-    metrics.in_flight.dec();
-    let method = known(&method);
-    metrics.requests.with_label_values(&[route, method, response.status().as_str()]).inc();
-    let seconds = metrics.request_seconds.with_label_values(&[route, method]);
-    seconds.observe(since.elapsed().as_secs_f64());
     response
+}
+
+impl Room {
+    /// Refuses work past the limit at once, rather than queueing it without end.
+    async fn answer(&self, method: &'static str, request: Request, next: Next) -> Response {
+        let now = Moment::now();
+        let ticket = self.probe.as_ref().map(|probe| probe.arrive(now, None));
+        let place = self.places.as_ref().map(Semaphore::try_acquire).transpose();
+        let Ok(_place) = place else {
+            ticket.into_iter().for_each(Ticket::reject);
+            return Failure::from(Error::Overloaded("node".into())).into_response();
+        };
+        let measured = ticket.map(|ticket| ticket.open(method, Trace::current(), now));
+        let response = next.run(request).await;
+        measured.into_iter().for_each(Handling::done);
+        response
+    }
+}
+
+/// A request that is being worked on: until its answer, or until its client has left.
+struct InFlight<'m>(&'m Metrics);
+
+impl InFlight<'_> {
+    fn begin(metrics: &Metrics) -> InFlight<'_> {
+        metrics.in_flight.inc();
+        InFlight(metrics)
+    }
+
+    fn answered(self, route: &str, method: &str, status: StatusCode, took: Duration) {
+        self.0.requests.with_label_values(&[route, method, status.as_str()]).inc();
+        let seconds = self.0.request_seconds.with_label_values(&[route, method]);
+        seconds.observe(took.as_secs_f64());
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.dec();
+    }
 }
 
 /// Anybody can make up methods; they must not make up labels.
@@ -269,8 +323,9 @@ fn request_id(request: &Request) -> HeaderValue {
         (1..=128).contains(&id.len()) && id.as_bytes().iter().all(character)
     };
     request.headers().get(REQUEST_ID).filter(sane).cloned().unwrap_or_else(|| {
-        let id = uuid::Uuid::new_v4().to_string();
-        HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("none"))
+        let mut text = Uuid::encode_buffer();
+        let text = Uuid::new_v4().hyphenated().encode_lower(&mut text);
+        HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("none"))
     })
 }
 
@@ -284,7 +339,7 @@ async fn wrong_method(method: Method, uri: Uri) -> Failure {
     Failure::new(StatusCode::METHOD_NOT_ALLOWED, detail)
 }
 
-fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
+fn panicked(panic: &(dyn std::any::Any + Send)) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no words");
     Failure::from(Error::Bug(text.to_owned().into())).into_response()

@@ -18,6 +18,7 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::body::read;
+use crate::edge::Checks;
 use crate::problem::{Failure, PROBLEM_JSON};
 use crate::tokens::Tokens;
 
@@ -91,14 +92,12 @@ impl<S: Send + Sync, B: FromRequest<S, Rejection = Failure>> FromRequest<S> for 
 
     async fn from_request(request: Request, state: &S) -> Result<Change<B>, Failure> {
         let (parts, body) = request.into_parts();
-        let keys = parts.extensions.get::<Keys>().cloned();
-        let keys = keys.ok_or_else(|| Error::Bug("no keys in front of this route".into()))?;
         let Some(name) = name(&parts)? else {
             let body = B::from_request(Request::from_parts(parts, body), state).await?;
             return Ok(Change(Named(None), body));
         };
         let bytes = read(Request::from_parts(parts.clone(), body), state).await?;
-        let key = keys.key(&parts, name, &bytes)?;
+        let key = Checks::of(&parts)?.keys.key(&parts, name, &bytes)?;
         let request = Request::from_parts(parts, Body::from(bytes));
         Ok(Change(Named(Some(key)), B::from_request(request, state).await?))
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use moka::future::Cache;
 use shop_actors::Addr;
 use shop_actors::catalog::Msg;
@@ -52,7 +53,7 @@ struct Kept {
     catalog: Addr<Msg>,
     changes: Changes,
     /// As they were at this count of changes: what is out of date is never looked up again.
-    ready: Cache<(List, u64), Arc<Page>>,
+    ready: Cache<(List, u64), Arc<Page>, RandomState>,
 }
 
 impl Lists {
@@ -61,7 +62,8 @@ impl Lists {
         let weight = |_: &_, page: &Arc<Page>| u32::try_from(page.weight()).unwrap_or(u32::MAX);
         let ready = Cache::builder().max_capacity(MOST_KEPT).weigher(weight).time_to_live(OLDEST);
         let (catalog, changes) = (catalog.clone(), changes.clone());
-        Lists(Arc::new(Kept { catalog, changes, ready: ready.build() }))
+        let ready = ready.build_with_hasher(RandomState::default());
+        Lists(Arc::new(Kept { catalog, changes, ready }))
     }
 
     /// A page, as it is now: kept, or rendered once for all who ask meanwhile.
@@ -74,7 +76,8 @@ impl Lists {
         if let Some(page) = ready.get(&key).await {
             return Ok(page); // the hot path: without a place among those who wait for it
         }
-        ready.try_get_with(key, render(catalog, list)).await.map_err(|error| error.share())
+        let render = Box::pin(render(catalog, list));
+        ready.try_get_with(key, render).await.map_err(|error| error.share())
     }
 }
 

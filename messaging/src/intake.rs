@@ -149,7 +149,8 @@ impl Intake {
             }
             Err(error @ Error::Crashed(_)) if taken.delivery.tries < self.most_tries => {
                 let (queue, tries) = (self.queue, taken.delivery.tries);
-                taken.span.in_scope(|| tracing::warn!(queue, tries, "a message ended its owner"));
+                let ended = || tracing::warn!(queue, tries, "a message ended its owner");
+                taken.step.trace().in_scope(ended);
                 consumer.retry(taken.delivery.tag).at("intake: retry").await?;
                 taken.step.fail(error);
                 Ok(())
@@ -174,7 +175,7 @@ impl Intake {
                     let wait = backoff.pause();
                     let (queue, retry_ms) = (self.queue, wait.as_millis());
                     let waits = || tracing::warn!(%error, queue, retry_ms, "the intake waits");
-                    first.span.in_scope(waits);
+                    first.step.trace().in_scope(waits);
                     tokio::time::sleep(wait).at("intake: wait").await;
                 }
                 outcome => return outcome,
@@ -183,9 +184,9 @@ impl Intake {
     }
 
     async fn park(&self, consumer: &mut Consumer, taken: Taken, reason: &str) -> Result<()> {
-        let Taken { delivery, step, span } = taken;
+        let Taken { delivery, step } = taken;
         let (queue, id) = (self.queue, delivery.message.id.as_deref());
-        span.in_scope(|| {
+        step.trace().in_scope(|| {
             tracing::error!(
                 queue,
                 message.id = id,

@@ -17,8 +17,12 @@ use crate::{Link, Message, topology, traced};
 /// At most so many events are published and not yet confirmed.
 pub const WINDOW: usize = 512;
 
-/// How long it takes its time between two looks: what is committed or confirmed meanwhile is seen to at once.
-const PACE: Duration = Duration::from_millis(2);
+/// How long it takes its time between two looks: what is committed meanwhile is seen to at once, but each look costs all of
+/// the processes behind it as much as many events.
+const PACE: Duration = Duration::from_millis(10);
+
+/// The same while more waits than there was room for.
+const HASTE: Duration = Duration::from_millis(2);
 
 /// How long what is confirmed may stay in the outbox, when nothing else is to be seen to there: most often something is.
 const LINGER: Duration = Duration::from_millis(20);
@@ -77,7 +81,7 @@ impl Relay {
                     publisher.publish(id, message(waiting, trace)).at("relay: publish").await?;
                 }
             }
-            let soon = Instant::now() + PACE;
+            let soon = Instant::now() + if more { HASTE } else { PACE };
             let mut due = Instant::now() + LOOK;
             while Instant::now() < due {
                 tokio::select! {

@@ -2,7 +2,6 @@
 
 use shop_persistence::outbox::Waiting;
 use shop_persistence::{Kind, Step};
-use tracing::{Instrument, Span};
 
 use crate::translate::name;
 use crate::{Broker, Delivery, topology};
@@ -25,8 +24,6 @@ pub fn publish(event: &Waiting, broker: &Broker) -> Step {
 pub struct Taken {
     pub delivery: Delivery,
     pub step: Step,
-    /// What the log lines about it carry.
-    pub span: Span,
 }
 
 impl Taken {
@@ -40,12 +37,11 @@ impl Taken {
         step.set("messaging.operation.type", "process");
         step.set("messaging.destination.name", queue);
         step.set("messaging.message.id", message.id.as_deref().unwrap_or_default());
-        let span = tracing::error_span!("message", trace.id = %step.trace().shown_id());
-        Taken { delivery, step, span }
+        Taken { delivery, step }
     }
 
     /// Does `work` for this message.
     pub fn go_on<T>(&self, work: impl Future<Output = T>) -> impl Future<Output = T> {
-        self.step.trace().scope(work.instrument(self.span.clone()))
+        self.step.trace().scope(work)
     }
 }

@@ -29,7 +29,7 @@ pub use date::date;
 pub use error::{BrokenRule, Error, Invalid, Result};
 pub use events::Event;
 pub use sqlx::PgConnection;
-pub use trace::{Kind, Step, Trace};
+pub use trace::{Cause, Kind, Step, Trace};
 
 /// What was done, in words, where there is nothing else to show.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use crate::catalog::ProductId;
 use crate::stock::{self, Movement};
 use crate::users::UserId;
-use crate::{At, BrokenRule, Error, Invalid, Result, Trace};
+use crate::{At, BrokenRule, Error, Invalid, Result, Trace, outbox};
 
 /// Identifies an order.
 pub type OrderId = i64;
@@ -299,7 +299,8 @@ impl Prepared {
     }
 }
 
-/// All of it in one statement: orders, items, the movements of stock, and what is left of the products.
+/// All of it in one statement: orders, items, the movements of stock, what the catalog is told of them, and what is left of
+/// the products.
 const INSERT: &str = "
     with placed as (
         insert into orders (id, user_id, total_quantity, total_price, status, created_at)
@@ -313,6 +314,10 @@ const INSERT: &str = "
     moved as (
         insert into stock_movements (id, product_id, delta, cause)
         select * from unnest($11::uuid[], $7::bigint[], $12::bigint[], $13::text[])
+    ),
+    told as (
+        insert into outbox (message_id, event, version, body, traceparent)
+        select * from unnest($16::uuid[], $17::text[], $18::bigint[], $19::text[], $20::text[])
     )
     update products set quantity = quantity - sold.pieces
     from unnest($14::bigint[], $15::bigint[]) as sold (id, pieces) where products.id = sold.id";
@@ -370,7 +375,6 @@ pub async fn place(
         }));
     }
     insert(tx, &outcome.iter().flatten().collect::<Vec<_>>(), &sold).await?;
-    stock::tell(tx, sold).await?;
     Ok(outcome)
 }
 
@@ -384,7 +388,7 @@ async fn insert(
     for item in items() {
         *pieces.entry(item.product_id).or_default() += item.product_quantity;
     }
-    let inserted = sqlx::query(INSERT)
+    let insert = sqlx::query(INSERT)
         .bind(orders.iter().map(|order| order.id).collect::<Vec<_>>())
         .bind(orders.iter().map(|order| order.user_id).collect::<Vec<_>>())
         .bind(orders.iter().map(|order| order.total_quantity).collect::<Vec<_>>())
@@ -399,10 +403,9 @@ async fn insert(
         .bind(sold.iter().map(|(movement, _)| movement.delta).collect::<Vec<_>>())
         .bind(sold.iter().map(|(movement, _)| movement.cause.as_str()).collect::<Vec<_>>())
         .bind(pieces.keys().copied().collect::<Vec<_>>())
-        .bind(pieces.values().copied().collect::<Vec<_>>())
-        .execute(tx)
-        .at("place: insert")
-        .await?;
+        .bind(pieces.values().copied().collect::<Vec<_>>());
+    let insert = outbox::bind(insert, &stock::told(sold))?;
+    let inserted = insert.execute(tx).at("place: insert").await?;
     stock::must_be_all(inserted.rows_affected(), pieces.len())
 }
 

@@ -1,6 +1,7 @@
 //! The outbox: events committed with the change that caused them, until the broker has confirmed them.
 
-use sqlx::postgres::PgListener;
+use sqlx::postgres::{PgArguments, PgListener, Postgres};
+use sqlx::query::Query;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
@@ -52,18 +53,23 @@ const APPEND: &str = "
 /// Writes events into the transaction that causes them. Call it after the rows that they are about are locked,
 /// so that the events of one user or product stand in the order of its changes.
 pub async fn append(tx: &mut PgConnection, entries: &[Entry]) -> Result<()> {
+    bind(sqlx::query(APPEND), entries)?.execute(tx).at("outbox: append").await?;
+    Ok(())
+}
+
+/// Gives events to a statement that appends them among other things, as the last five of its values.
+pub(crate) fn bind<'q>(
+    statement: Query<'q, Postgres, PgArguments>,
+    entries: &[Entry],
+) -> Result<Query<'q, Postgres, PgArguments>> {
     let body = |entry: &Entry| serde_json::to_string(&entry.event);
     let bodies: Result<Vec<_>, _> = entries.iter().map(body).collect();
-    sqlx::query(APPEND)
+    Ok(statement
         .bind(entries.iter().map(|_| Uuid::now_v7()).collect::<Vec<_>>())
         .bind(entries.iter().map(|entry| entry.event.name()).collect::<Vec<_>>())
         .bind(entries.iter().map(|entry| entry.version).collect::<Vec<_>>())
         .bind(bodies.map_err(|error| Error::Bug(error.into()))?)
-        .bind(entries.iter().map(|entry| entry.trace.map(|t| t.to_string())).collect::<Vec<_>>())
-        .execute(tx)
-        .at("outbox: append")
-        .await?;
-    Ok(())
+        .bind(entries.iter().map(|entry| entry.trace.map(|t| t.to_string())).collect::<Vec<_>>()))
 }
 
 /// How long the outbox is, and how many seconds its oldest event has waited.

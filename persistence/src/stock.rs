@@ -2,7 +2,7 @@
 //! each applies the other's movements, once each by their ids, so both come to the same sum whatever is
 //! repeated, late or out of order.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection};
@@ -139,7 +139,7 @@ pub async fn sell(tx: &mut PgConnection, sold: Vec<(Movement, Option<Trace>)>) -
         .at("stock: sell")
         .await?;
     must_be_all(moved.rows_affected(), products.len())?;
-    tell(tx, sold).await
+    outbox::append(tx, &told(&sold)).await
 }
 
 /// That every product was there whose stock was to move.
@@ -150,16 +150,9 @@ pub(crate) fn must_be_all(moved: u64, products: usize) -> Result<()> {
     }
 }
 
-/// Says to the catalog what was sold.
-pub(crate) async fn tell(
-    tx: &mut PgConnection,
-    sold: Vec<(Movement, Option<Trace>)>,
-) -> Result<()> {
-    outbox::append(tx, &told(sold)).await
-}
-
-/// What was moved together is told together, but for what belongs to a trace that is recorded: that goes on in it.
-fn told(sold: Vec<(Movement, Option<Trace>)>) -> Vec<Entry> {
+/// What the catalog is told of what was sold. What was moved together is told together, but for what belongs to a trace that
+/// is recorded: that goes on in it.
+pub(crate) fn told(sold: &[(Movement, Option<Trace>)]) -> Vec<Entry> {
     let recorded = |trace: Option<Trace>| trace.filter(|trace| trace.is_recorded());
     let together = |(_, one): &_, (_, next): &_| recorded(*one) == recorded(*next);
     let parts = sold.chunk_by(together).flat_map(|part| part.chunks(MOST_TOLD));
@@ -253,7 +246,7 @@ pub async fn offer(tx: &mut PgConnection, news: &[News]) -> Result<()> {
     let known =
         sqlx::query_as(LOCK_OFFERS).bind(&ids).fetch_all(&mut *tx).at("stock: lock offers").await?;
     let mut versions: HashMap<ProductId, i64> = known.into_iter().collect();
-    let mut newest: HashMap<ProductId, &News> = HashMap::new();
+    let mut newest: BTreeMap<ProductId, &News> = BTreeMap::new(); // neighbours are written together
     for item in news {
         let version = versions.entry(item.offer.id).or_default();
         if item.version > *version {

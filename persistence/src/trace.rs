@@ -5,7 +5,7 @@
 use std::fmt::{self, Display};
 use std::future::Future;
 use std::str::FromStr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -13,7 +13,28 @@ use jiff::Timestamp;
 use crate::date;
 
 tokio::task_local! {
-    static CURRENT: Trace;
+    static CURRENT: Cause;
+}
+
+/// What a task works for. Log lines say it; it costs nothing where there is nothing to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// Where it is in its trace.
+    pub trace: Trace,
+    /// The id of the request, if it was one that caused this.
+    pub request: Option<Arc<str>>,
+}
+
+impl Cause {
+    /// What the running task works for, if anything in particular.
+    pub fn current() -> Option<Cause> {
+        CURRENT.try_with(Cause::clone).ok()
+    }
+
+    /// Runs `work` for this.
+    pub fn scope<T>(self, work: impl Future<Output = T>) -> impl Future<Output = T> {
+        CURRENT.scope(self, work)
+    }
 }
 
 /// A place in a trace: the trace, and the step in it that is the parent of the next.
@@ -35,12 +56,22 @@ impl Trace {
 
     /// The trace that the running task works for, if any.
     pub fn current() -> Option<Trace> {
-        CURRENT.try_with(|trace| *trace).ok()
+        CURRENT.try_with(|cause| cause.trace).ok()
     }
 
-    /// Runs `work` as part of this trace.
+    /// Runs `work` as part of this trace, for whichever request the running task works.
     pub fn scope<T>(self, work: impl Future<Output = T>) -> impl Future<Output = T> {
-        CURRENT.scope(self, work)
+        self.cause().scope(work)
+    }
+
+    /// Does `work`, which does not wait, as part of this trace.
+    pub fn in_scope<T>(self, work: impl FnOnce() -> T) -> T {
+        CURRENT.sync_scope(self.cause(), work)
+    }
+
+    fn cause(self) -> Cause {
+        let request = Cause::current().and_then(|cause| cause.request);
+        Cause { trace: self, request }
     }
 
     /// The trace's id, the same on every node.

@@ -23,6 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long something is withheld from the shop, if nobody dies of it sooner.
 const HARDSHIP: Duration = Duration::from_secs(3);
 
+/// So many sign up while the order node's database is away: one of them is news that is tried again and again, and the
+/// others wait behind it, to be heard of together.
+const LATECOMERS: i64 = 3;
+
 /// How many products there are to order.
 const PRODUCTS: i64 = 8;
 
@@ -35,7 +39,7 @@ pub struct Life {
     link: Link,
     admin: Client,
     anna: Client,
-    /// Several, so that an order causes several events at once.
+    /// Several, so that an order has several items.
     products: Vec<Value>,
     order: Value,
     databases: [PgConnection; 3],
@@ -376,26 +380,35 @@ impl Life {
         for statement in [allow(false), terminate] {
             sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut self.elsewhere).await?;
         }
-        let name = format!("late-{}", self.visits);
-        let user =
-            json!({"username": name, "email": format!("{name}@example.com"), "password": PASSWORD});
-        let late = Errand {
-            who: self.admin.clone(),
-            key: Some(name),
-            method: Method::POST,
-            node: Node::Auth,
-            path: "/api/v1/auth/register".into(),
-            body: user,
-            status: 201,
-        };
-        let outcome = self.run(&late).await;
+        let late: Vec<_> = (1..=LATECOMERS).map(|number| self.latecomer(number)).collect();
+        let mut outcome = Ok(());
+        for errand in &late {
+            outcome = outcome.and(self.run(errand).await);
+        }
         self.wait(HARDSHIP).await;
         sqlx::raw_sql(sqlx::AssertSqlSafe(allow(true))).execute(&mut self.elsewhere).await?;
         outcome?;
         self.restart_if_dead().await?;
-        self.run(&late).await?;
-        self.promised[1] += 1;
+        for errand in &late {
+            self.run(errand).await?;
+        }
+        self.promised[1] += LATECOMERS;
         self.until(async |life| life.settled().await).await
+    }
+
+    /// Somebody who signs up.
+    fn latecomer(&self, number: i64) -> Errand {
+        let name = format!("late-{}-{number}", self.visits);
+        let email = format!("{name}@example.com");
+        Errand {
+            who: self.admin.clone(),
+            body: json!({"username": name, "email": email, "password": PASSWORD}),
+            key: Some(name),
+            method: Method::POST,
+            node: Node::Auth,
+            path: "/api/v1/auth/register".into(),
+            status: 201,
+        }
     }
 
     /// Until somebody has died, but not for ever.

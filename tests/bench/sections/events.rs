@@ -24,7 +24,7 @@ const NOTHING: Stock = Stock { products: 0, orders: 0 };
 
 const PATIENCE: Duration = Duration::from_secs(600);
 const SOON: Duration = Duration::from_millis(2);
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(20);
 
 /// Measures it.
 pub async fn measure(bench: &Bench, outcome: &mut Outcome) -> anyhow::Result<()> {
@@ -60,7 +60,9 @@ async fn relayed(bench: &Bench) -> anyhow::Result<Run> {
             sleep(SOON).await;
         }
         let since = Instant::now();
-        while number(&mut order, APPLIED).await? < bench.backlog
+        // To count is dear, so it is done when the last one is there.
+        while !is_there(&mut order, bench.backlog).await?
+            || number(&mut order, APPLIED).await? < bench.backlog
             || number(&mut catalog, WAITS).await? > 0
         {
             sleep(POLL).await;
@@ -79,6 +81,12 @@ async fn relayed(bench: &Bench) -> anyhow::Result<Run> {
 const FIRST_WAITS: &str = "select count(*) from outbox where id = 1";
 const WAITS: &str = "select case when exists (select from outbox) then 1 else 0 end::bigint";
 const APPLIED: &str = "select count(*) from products where version > 0";
+
+/// Whether this product is applied.
+async fn is_there(order: &mut PgConnection, product: i64) -> anyhow::Result<bool> {
+    const IS_THERE: &str = "select exists (select from products where id = $1 and version > 0)";
+    Ok(sqlx::query_scalar(IS_THERE).bind(product).fetch_one(order).await?)
+}
 
 /// Writes so many new products into the catalog's outbox, as if it had just stocked them.
 async fn announce(catalog: &mut PgConnection, products: i64) -> anyhow::Result<()> {
