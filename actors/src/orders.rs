@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ractor::ActorProcessingErr;
 use serde_json::{Value, json};
-use shop_persistence::orders::{self, Item, ItemId, NewOrder, Order, OrderId, Refusal};
+use shop_persistence::orders::{self, Item, ItemId, NewOrder, Numbers, Order, OrderId, Refusal};
 use shop_persistence::stock::{self, Movement, News};
 use shop_persistence::{
     At, BrokenRule, Database, Error, Kind, PgConnection, Result, Session, Step, Trace, idempotency,
@@ -68,6 +68,8 @@ pub struct Orders {
     waiting: Vec<Pending>,
     /// Whether `Flush` stands in the mailbox already.
     flush_is_due: bool,
+    /// Numbers for the next orders.
+    numbers: Numbers,
     /// How many batches there were.
     batches: u64,
     /// How many orders the last one had.
@@ -100,8 +102,15 @@ enum Fate {
 impl Orders {
     /// An owner of the orders in this database.
     pub fn new(database: &Database) -> Orders {
-        let (session, pending, waiting) = (database.session(), vec![], vec![]);
-        Orders { session, pending, waiting, flush_is_due: false, batches: 0, company: 0 }
+        Orders {
+            session: database.session(),
+            pending: vec![],
+            waiting: vec![],
+            flush_is_due: false,
+            numbers: Numbers::default(),
+            batches: 0,
+            company: 0,
+        }
     }
 
     async fn place(
@@ -202,7 +211,7 @@ impl Orders {
         let mut fates = claim(&mut tx, pending).await?;
         let open = || pending.iter().zip(&fates).filter(|(_, fate)| fate.is_none());
         let new: Vec<_> = open().map(|(order, _)| (&order.new, order.trace)).collect();
-        let mut placed = orders::place(&mut tx, &new).await?.into_iter();
+        let mut placed = orders::place(&mut tx, &new, &mut self.numbers).await?.into_iter();
         let mut answers = vec![];
         let mut waiting = 0;
         for (order, fate) in pending.iter().zip(&mut fates).filter(|(_, fate)| fate.is_none()) {
@@ -259,6 +268,7 @@ impl Orders {
     }
 
     async fn take_over(&mut self, sold: Vec<Movement>) -> Result<i64> {
+        self.numbers = Numbers::default(); // the database may be another one than they were taken from
         let mut tx = self.session.begin().at("take over: begin").await?;
         let missing = stock::take_over(&mut tx, &sold).await?;
         tx.commit().at("take over: commit").await?;

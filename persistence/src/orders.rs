@@ -1,6 +1,6 @@
 //! Orders and their items, decided against this node's own copy of the stock.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::mem::take;
 
 use jiff::Timestamp;
@@ -322,25 +322,40 @@ const INSERT: &str = "
     update products set quantity = quantity - sold.pieces
     from unnest($14::bigint[], $15::bigint[]) as sold (id, pieces) where products.id = sold.id";
 
+/// Numbers for orders and items, taken from the database before it is known which can be placed. What is left is for the
+/// next ones: an order that is refused, or tried again and again, leaves no gap.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    orders: VecDeque<OrderId>,
+    items: VecDeque<ItemId>,
+}
+
+/// How many more are needed than there are.
+fn missing<T>(needed: usize, there: &VecDeque<T>) -> i64 {
+    i64::try_from(needed.saturating_sub(there.len())).unwrap_or_default()
+}
+
 /// Places orders in the order given, each decided by itself and as part of its own trace. What the outcome says is true
 /// once the transaction is committed.
 pub async fn place(
     tx: &mut PgConnection,
     orders: &[(&NewOrder, Option<Trace>)],
+    numbers: &mut Numbers,
 ) -> Result<Vec<Result<Order, Refusal>>> {
     let new = || orders.iter().map(|(new, _)| *new);
     let products: Vec<_> = new().flat_map(|new| &new.items).map(|item| item.product).collect();
     let mut prepared: Prepared = sqlx::query_as(PREPARE)
         .bind(new().map(|new| new.user_id).collect::<Vec<_>>())
         .bind(&products)
-        .bind(i64::try_from(orders.len()).unwrap_or_default())
-        .bind(i64::try_from(products.len()).unwrap_or_default())
+        .bind(missing(orders.len(), &numbers.orders))
+        .bind(missing(products.len(), &numbers.items))
         .fetch_one(&mut *tx)
         .at("place: prepare")
         .await?;
     let mut shelf = prepared.shelf();
     let customers = prepared.customers.into_iter().collect();
-    let (mut order_ids, mut item_ids) = (prepared.orders.into_iter(), prepared.items.into_iter());
+    numbers.orders.extend(prepared.orders);
+    numbers.items.extend(prepared.items);
 
     let decisions: Vec<_> = new().map(|new| decide(new, &customers, &mut shelf)).collect();
     if decisions.iter().all(Result::is_err) {
@@ -350,10 +365,10 @@ pub async fn place(
     let mut outcome = vec![];
     for (decision, (_, trace)) in decisions.into_iter().zip(orders) {
         outcome.push(decision.map(|draft| {
-            let id = order_ids.next().expect("a number for every order");
+            let id = numbers.orders.pop_front().expect("a number for every order");
             let item = |(product, product_quantity): (OrderedProduct, i64)| {
                 sold.push((Movement::sold(product.id, -product_quantity, id), *trace));
-                let item_id = item_ids.next().expect("a number for every item");
+                let item_id = numbers.items.pop_front().expect("a number for every item");
                 Item {
                     id: item_id,
                     order_id: id,

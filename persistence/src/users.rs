@@ -225,7 +225,7 @@ pub async fn update(tx: &mut PgConnection, id: UserId, profile: &Profile) -> Res
     updated.ok_or(Error::Missing("user"))
 }
 
-const LIST_ADMINS: &str = "select id from users where role = 'ADMIN' order by id";
+const LIST_ADMINS: &str = "select id from users where role = 'ADMIN'";
 
 /// Holds the administrators as they are until the transaction ends, and says who they are. One lock for all: row locks
 /// meet in a deadlock when who waits for an administrator is given one who has just ceased to be.
