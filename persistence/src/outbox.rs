@@ -51,7 +51,8 @@ const APPEND: &str = "
     select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[])";
 
 /// Writes events into the transaction that causes them. Call it after the rows that they are about are locked,
-/// so that the events of one user or product stand in the order of its changes.
+/// so that the events of one user or product stand in the order of its changes; and so that the transaction has its number
+/// before its events have theirs, which [`Horizon`] counts on.
 pub async fn append(tx: &mut PgConnection, entries: &[Entry]) -> Result<()> {
     bind(sqlx::query(APPEND), entries)?.execute(tx).at("outbox: append").await?;
     Ok(())
@@ -100,15 +101,16 @@ const LEADER: &str = "
     select set_config(name, '20s', false) from pg_settings where name = 'idle_session_timeout';
     set synchronous_commit = off";
 
-/// Both at once, because both are done all the time. What is forgotten is still seen by the same statement. Each row says which
-/// transactions may still have been under way.
+/// Both at once, because both are done all the time. What is forgotten is still seen by the same statement. What is left out is
+/// hashed because it is a subquery; a list would be gone through for every row. Each row says which transactions may still
+/// have been under way.
 const NEXT: &str = "
     with forgotten as (delete from outbox where id = any($1))
     select id, message_id, event, coalesce(version, id) as version, body, traceparent,
            extract(epoch from created_at)::bigint as seconds,
            (select pg_snapshot_xmin(pg_current_snapshot())::text::bigint) as oldest_open,
            (select pg_snapshot_xmax(pg_current_snapshot())::text::bigint) as next_to_open
-    from outbox where id > $2 and id <> all($1) and id <> all($3) order by id limit $4";
+    from outbox where id > $2 and id not in (select unnest($1 || $3)) order by id limit $4";
 
 /// A row of [`NEXT`].
 #[derive(FromRow)]
@@ -214,5 +216,113 @@ impl Reader {
         let hint = sqlx::raw_sql("notify outbox").execute(&mut self.connection);
         within(hint).at("outbox: hint").await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What transactions and the relay do, in turns.
+    #[derive(Debug, Clone)]
+    enum Turn {
+        Begin,
+        /// One of those that are open takes the next place in the outbox.
+        Append(prop::sample::Index),
+        /// One of those that are open ends, and what it has appended is seen from now on.
+        Commit(prop::sample::Index),
+        /// The relay takes at most so many.
+        Look(i64),
+    }
+
+    fn turn() -> impl Strategy<Value = Turn> {
+        prop_oneof![
+            2 => Just(Turn::Begin),
+            4 => any::<prop::sample::Index>().prop_map(Turn::Append),
+            2 => any::<prop::sample::Index>().prop_map(Turn::Commit),
+            3 => (0..5_i64).prop_map(Turn::Look),
+        ]
+    }
+
+    /// An outbox, and the relay that empties it.
+    struct Outbox {
+        next_to_open: i64,
+        next_id: i64,
+        open: BTreeMap<i64, Vec<i64>>,
+        waiting: BTreeSet<i64>,
+        taken: Vec<i64>,
+        horizon: Horizon,
+    }
+
+    impl Outbox {
+        fn commit(&mut self, transaction: i64) {
+            self.waiting.extend(self.open.remove(&transaction).unwrap_or_default());
+        }
+
+        fn look(&mut self, limit: i64) {
+            let oldest_open = self.open.keys().next().copied().unwrap_or(self.next_to_open);
+            let behind = self.waiting.iter().filter(|id| **id > self.horizon.from);
+            let ids: Vec<_> = behind.take(limit as usize).copied().collect();
+            let looked: Vec<_> =
+                ids.iter().map(|id| looked(*id, oldest_open, self.next_to_open)).collect();
+            self.horizon.saw(&looked, limit);
+            self.waiting.retain(|id| !ids.contains(id));
+            self.taken.extend(ids);
+        }
+    }
+
+    fn looked(id: i64, oldest_open: i64, next_to_open: i64) -> Looked {
+        let waiting = Waiting {
+            id,
+            message_id: Uuid::nil(),
+            event: String::new(),
+            version: id,
+            body: String::new(),
+            traceparent: None,
+            seconds: 0,
+        };
+        Looked { waiting, oldest_open, next_to_open }
+    }
+
+    proptest! {
+        #[test]
+        fn no_event_is_passed_over_in_whatever_order_transactions_end(
+            turns in prop::collection::vec(turn(), 0..200)
+        ) {
+            let mut outbox = Outbox {
+                next_to_open: 1,
+                next_id: 1,
+                open: BTreeMap::new(),
+                waiting: BTreeSet::new(),
+                taken: vec![],
+                horizon: Horizon { from: i64::MIN, next: None },
+            };
+            for turn in turns {
+                let open: Vec<_> = outbox.open.keys().copied().collect();
+                match turn {
+                    Turn::Begin => {
+                        outbox.open.insert(outbox.next_to_open, vec![]);
+                        outbox.next_to_open += 1;
+                    }
+                    Turn::Append(which) if !open.is_empty() => {
+                        outbox.open.entry(*which.get(&open)).or_default().push(outbox.next_id);
+                        outbox.next_id += 1;
+                    }
+                    Turn::Commit(which) if !open.is_empty() => outbox.commit(*which.get(&open)),
+                    Turn::Look(limit) => outbox.look(limit),
+                    _ => {}
+                }
+            }
+            for transaction in outbox.open.keys().copied().collect::<Vec<_>>() {
+                outbox.commit(transaction);
+            }
+            outbox.look(i64::MAX);
+            outbox.taken.sort_unstable();
+            prop_assert_eq!(outbox.taken, (1..outbox.next_id).collect::<Vec<_>>());
+        }
     }
 }

@@ -331,6 +331,36 @@ async fn the_shop_starts_without_its_broker_and_catches_up_when_it_comes_back() 
 }
 
 #[tokio::test]
+async fn an_event_that_is_committed_after_many_later_ones_is_published_all_the_same() {
+    let shop = TestShop::start().await;
+    let admin = shop.admin().await;
+    let anna = shop.user("anna").await;
+    let teapot = admin.product(5, 1_000).await;
+    let order = anna.order(&[(&teapot, 1)]).await.expect(201);
+    // A change of hers takes its place in the outbox and is not committed yet.
+    let mut slow = shop.settings.database(Node::Auth).await;
+    let begin = format!(
+        "begin; update users set username = 'hannah', username_key = 'hannah', version = version + 1
+                where id = '{id}';
+         insert into outbox (message_id, event, version, body)
+         select gen_random_uuid(), 'user_updated', version,
+                json_build_object('id', id, 'username', username, 'email', email, 'role', role)
+         from users where id = '{id}'",
+        id = anna.id()
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(begin)).execute(&mut slow).await.unwrap();
+    for name in ["boris", "clara", "dmitri", "emil"] {
+        let later = shop.user(name).await;
+        order_for(&admin, later.id(), teapot["id"].as_i64().unwrap(), 1).await.expect(201);
+    }
+    assert_eq!(buyer(&admin, &order).await["username"], "anna");
+    sqlx::raw_sql("commit").execute(&mut slow).await.unwrap();
+    eventually(|| async { same(buyer(&admin, &order).await["username"].clone(), json!("hannah")) })
+        .await;
+    shop.close().await;
+}
+
+#[tokio::test]
 async fn with_auth_away_a_good_token_goes_on_working() {
     let settings = Settings::new(Over::Bus).await;
     let shop = TestShop::with(settings.clone()).await;
