@@ -82,9 +82,8 @@ impl Checks {
 
     /// Has the body of a request break off where it becomes too large. One that was made up here has none.
     pub fn limit(request: &mut Request) {
-        if let Some(checks) = request.extensions().get::<Arc<Checks>>() {
-            checks.body_limit.clone().apply(request);
-        }
+        let limit = request.extensions().get::<Arc<Checks>>().map(|checks| checks.body_limit);
+        limit.into_iter().for_each(|limit| limit.apply(request));
     }
 }
 
