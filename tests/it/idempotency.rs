@@ -252,7 +252,12 @@ async fn a_bug_is_not_an_answer_to_keep() {
     sqlx::raw_sql(plant).execute(&mut database).await.unwrap();
     anna.order_as("later", &teapot, 1).await.expect(503);
     sqlx::raw_sql("drop trigger planted on order_items").execute(&mut database).await.unwrap();
-    let first = anna.order_as("later", &teapot, 1).await;
+    let first = eventually(async || {
+        let answer = anna.order_as("later", &teapot, 1).await;
+        // What failed may still be on its way back, and holds the key for so long.
+        if answer.headers.contains_key("retry-after") { Err(answer.text) } else { Ok(answer) }
+    });
+    let first = first.await;
     first.expect(201);
     assert_replayed(&first, &anna.order_as("later", &teapot, 1).await);
     shop.close().await;
