@@ -7,7 +7,7 @@ use serde_json::json;
 use shop_persistence::{Cause, trace};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
-use tracing_subscriber::fmt::format::{Format as Shape, Full, Json, JsonFields, Writer, format};
+use tracing_subscriber::fmt::format::{Format as Shape, JsonFields, Writer, format};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, layer};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
@@ -30,12 +30,13 @@ pub fn start(log: &Log) -> anyhow::Result<()> {
     let lines = match log.format {
         Format::Text => {
             let ansi = stderr().is_terminal();
-            let text = format().with_ansi(ansi).with_target(false);
-            lines.with_ansi(ansi).event_format(Text(text)).boxed()
+            let shape = format().with_ansi(ansi).with_target(false);
+            lines.with_ansi(ansi).event_format(ForWhom { shape, add: behind }).boxed()
         }
         Format::Json => {
-            let json = format().json().flatten_event(true).with_span_list(false);
-            lines.fmt_fields(JsonFields::new()).event_format(Object(json)).boxed()
+            let shape = format().json().flatten_event(true).with_span_list(false);
+            let lines = lines.fmt_fields(JsonFields::new());
+            lines.event_format(ForWhom { shape, add: within }).boxed()
         }
     };
     let statements = trace::is_collected().then(|| {
@@ -46,11 +47,15 @@ pub fn start(log: &Log) -> anyhow::Result<()> {
     started.map_err(|error| anyhow::anyhow!("logging cannot start: {error}"))
 }
 
-/// A line of text that ends with what it was for.
-struct Text(Shape<Full>);
+/// Lines of this shape, each with what it was for added to it.
+struct ForWhom<F> {
+    shape: Shape<F>,
+    add: fn(line: &str, cause: &Cause) -> String,
+}
 
-impl<S, N> FormatEvent<S, N> for Text
+impl<F, S, N> FormatEvent<S, N> for ForWhom<F>
 where
+    Shape<F>: FormatEvent<S, N>,
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
@@ -60,45 +65,28 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let Some(Cause { trace, request }) = Cause::current() else {
-            return self.0.format_event(context, writer, event);
+        let Some(cause) = Cause::current() else {
+            return self.shape.format_event(context, writer, event);
         };
         let mut line = String::new();
-        self.0.format_event(context, Writer::new(&mut line), event)?;
-        write!(writer, "{}", line.trim_end())?;
-        if let Some(request) = request {
-            write!(writer, " request.id={request}")?;
-        }
-        writeln!(writer, " trace.id={}", trace.shown_id())
+        self.shape.format_event(context, Writer::new(&mut line), event)?;
+        writeln!(writer, "{}", (self.add)(line.trim_end(), &cause))
     }
 }
 
-/// An object of JSON, what it was for with it.
-struct Object(Shape<Json>);
+/// At the end of a line of text.
+fn behind(line: &str, Cause { trace, request }: &Cause) -> String {
+    let request = request.as_ref().map(|id| format!(" request.id={id}")).unwrap_or_default();
+    format!("{line}{request} trace.id={}", trace.shown_id())
+}
 
-impl<S, N> FormatEvent<S, N> for Object
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let Some(Cause { trace, request }) = Cause::current() else {
-            return self.0.format_event(context, writer, event);
-        };
-        let mut line = String::new();
-        self.0.format_event(context, Writer::new(&mut line), event)?;
-        let line = line.trim_end();
-        let object = line.strip_suffix('}').unwrap_or(line);
-        let trace = trace.shown_id().to_string();
-        let span = match request {
-            Some(request) => json!({"request.id": &*request, "trace.id": trace}),
-            None => json!({"trace.id": trace}),
-        };
-        writeln!(writer, "{object},\"span\":{span}}}")
-    }
+/// Within an object of JSON.
+fn within(object: &str, Cause { trace, request }: &Cause) -> String {
+    let open = object.strip_suffix('}').unwrap_or(object);
+    let trace = trace.shown_id().to_string();
+    let span = match request {
+        Some(request) => json!({"request.id": &**request, "trace.id": trace}),
+        None => json!({"trace.id": trace}),
+    };
+    format!("{open},\"span\":{span}}}")
 }
