@@ -155,7 +155,8 @@ impl Resync {
     }
 }
 
-/// Tells the owner of customers of all users, and of those who are gone.
+/// Tells the owner of customers of all users, and of those who are gone. On a new database nobody is: whoever is known
+/// there came with the news, and so will it be said when they go.
 async fn copy_people(
     own: &Own,
     auth: &Peer,
@@ -166,7 +167,10 @@ async fn copy_people(
     let mut after = FIRST;
     loop {
         // Our own first: whoever is known here and then not there is gone, not just new.
-        let known = own.people(after, PAGE).await?;
+        let known = match turn.is_first() {
+            true => vec![],
+            false => own.people(after, PAGE).await?,
+        };
         let users = auth.people(after, PAGE).await?;
         let ends = [&known, &users].map(|page| end_of(page));
         let end = ends.into_iter().flatten().min();

@@ -87,6 +87,8 @@ pub struct Turn {
     connection: PgConnection,
     /// The newest that was asked for: it is done with all before it.
     newest: ResyncId,
+    /// Whether none was ever done here.
+    first: bool,
 }
 
 const LOCK: &str = "select pg_try_advisory_lock(hashtext('shop.resync'))";
@@ -96,7 +98,8 @@ const BEGIN: &str = "
         insert into resyncs (worked_at) select now() where not exists (select from resyncs) returning id
     ),
     due as (update resyncs set worked_at = now() where done_at is null returning id)
-    select max(id) from (table first union all table due) as begun";
+    select max(id) as newest, not exists (select from resyncs where done_at is not null) as first
+    from (table first union all table due) as begun";
 
 const WORK: &str = "
     update resyncs
@@ -120,9 +123,14 @@ impl Turn {
             return Ok(None);
         }
         // The one who had the turn may just have done it.
-        let newest: Option<ResyncId> =
-            within(sqlx::query_scalar(BEGIN).fetch_one(&mut connection)).await?;
-        Ok(newest.map(|newest| Turn { connection, newest }))
+        let (newest, first): (Option<ResyncId>, bool) =
+            within(sqlx::query_as(BEGIN).fetch_one(&mut connection)).await?;
+        Ok(newest.map(|newest| Turn { connection, newest, first }))
+    }
+
+    /// Whether none was ever done here: then nothing in this database is older than its news.
+    pub fn is_first(&self) -> bool {
+        self.first
     }
 
     /// Says how far it is.

@@ -77,7 +77,7 @@ pub fn message(event: &str, version: Option<i64>, body: &[u8]) -> Message {
     }
 }
 
-fn user(id: &str, name: &str) -> Value {
+pub fn user(id: &str, name: &str) -> Value {
     json!({"id": id, "username": name, "email": format!("{name}@example.com"), "role": "USER"})
 }
 
@@ -97,7 +97,7 @@ pub async fn order_for(
 }
 
 /// The same at once, whatever was heard of.
-async fn order_now(admin: &Client, user: &str, product: i64) -> crate::shop::Answer {
+pub async fn order_now(admin: &Client, user: &str, product: i64) -> crate::shop::Answer {
     let items = json!([{"product_id": product, "quantity": 1}]);
     admin.post(Node::Order, "/order", json!({"user_id": user, "items": items})).await
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use shop_supervisor::{Node, resync, verify};
 use sqlx::Connection;
+use uuid::Uuid;
 
+use crate::events::{Stranger, order_for, order_now, user};
 use crate::shop::{Over, Settings, TestShop, eventually, same};
 
 /// What `shop resync` prints.
@@ -128,6 +130,27 @@ async fn an_order_node_on_a_new_database_comes_to_the_same_copies_by_itself() {
     let second = anna.order(&[(&teapot, 7)]).await.expect(201);
     assert_ne!(second["id"], first["id"], "a number is given out once");
     balanced(&shop.settings).await;
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn whoever_was_heard_of_before_the_first_resync_stays_and_is_gone_after_one_that_was_asked_for()
+ {
+    let shop = TestShop::start().await;
+    let settings = &shop.settings;
+    settle(settings).await;
+    let admin = shop.admin().await;
+    let teapot = admin.product(1990, 10).await["id"].as_i64().unwrap();
+    let id = Uuid::new_v4().to_string(); // of whom the auth node knows nothing
+    Stranger::beside(&shop).await.publish("user_created", 1, &user(&id, "stranger")).await;
+    order_for(&admin, &id, teapot, 1).await.expect(201);
+
+    run(settings, Node::Order, "truncate resyncs").await; // as if none had been done yet
+    settle(settings).await;
+    order_now(&admin, &id, teapot).await.expect(201);
+
+    ask(settings, &[Node::Order]).await;
+    assert_eq!(order_now(&admin, &id, teapot).await.broken_fields(), ["user_id"]);
     shop.close().await;
 }
 
