@@ -223,7 +223,25 @@ pub async fn take_over(tx: &mut PgConnection, sold: &[Movement]) -> Result<i64> 
 const LOCK_OFFERS: &str = "
     select id, version from products where id = any($1) order by id for no key update";
 
-const OFFER: &str = "
+/// What is not known yet is added with all that was stocked of it.
+const ADD: &str = "
+    with news as (
+        select * from unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::uuid[])
+            as news (id, name, price, category_id, stocked, version, movement_id)
+    ),
+    added as (
+        insert into products (id, name, price, category_id, stocked, quantity, version)
+        select id, name, price, category_id, stocked, stocked, version from news order by id
+        on conflict (id) do nothing
+        returning id
+    ),
+    moved as (
+        insert into stock_movements (id, product_id, delta, cause)
+        select movement_id, id, stocked, 'stocked' from news join added using (id)
+    )
+    select id from added";
+
+const CHANGE: &str = "
     with news as (
         select * from unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::uuid[])
             as news (id, name, price, category_id, stocked, version, movement_id)
@@ -236,30 +254,46 @@ const OFFER: &str = "
     update products
     set name = news.name, price = news.price, category_id = news.category_id, version = news.version,
         quantity = products.quantity + news.stocked - products.stocked, stocked = news.stocked
-    from news where products.id = news.id";
+    from news where products.id = news.id
+    returning products.id";
 
 /// The order node: takes over what the catalog announced, unless newer is known. What it stocked more than
 /// before is a movement.
 pub async fn offer(tx: &mut PgConnection, news: &[News]) -> Result<()> {
-    let ids: Vec<_> = news.iter().map(|news| news.offer.id).collect();
-    sqlx::query(MAKE_ROOM).bind(&ids).execute(&mut *tx).at("stock: make room").await?;
-    let known =
-        sqlx::query_as(LOCK_OFFERS).bind(&ids).fetch_all(&mut *tx).at("stock: lock offers").await?;
-    let mut versions: HashMap<ProductId, i64> = known.into_iter().collect();
     let mut newest: BTreeMap<ProductId, &News> = BTreeMap::new(); // neighbours are written together
     for item in news {
-        let version = versions.entry(item.offer.id).or_default();
-        if item.version > *version {
-            *version = item.version;
-            newest.insert(item.offer.id, item);
+        let known = newest.entry(item.offer.id).or_insert(item);
+        if item.version > known.version {
+            *known = item;
         }
     }
-    let news: Vec<&News> = newest.into_values().collect();
-    if news.is_empty() {
+    for id in write(tx, ADD, newest.values().copied()).await? {
+        newest.remove(&id);
+    }
+    if newest.is_empty() {
         return Ok(());
     }
+    let known: Vec<_> = newest.keys().copied().collect();
+    let lock = sqlx::query_as(LOCK_OFFERS).bind(&known).fetch_all(&mut *tx);
+    let versions: HashMap<ProductId, i64> =
+        lock.at("stock: lock offers").await?.into_iter().collect();
+    let newer = |news: &&News| versions.get(&news.offer.id).is_some_and(|it| news.version > *it);
+    write(tx, CHANGE, newest.into_values().filter(newer)).await?;
+    Ok(())
+}
+
+/// Writes each of the news, and says of which products it wrote.
+async fn write<'n>(
+    tx: &mut PgConnection,
+    statement: &'static str,
+    news: impl Iterator<Item = &'n News>,
+) -> Result<Vec<ProductId>> {
+    let news: Vec<&News> = news.collect();
+    if news.is_empty() {
+        return Ok(vec![]);
+    }
     let movement = |news: &&News| Movement::stocked_id(news.offer.id, news.version);
-    sqlx::query(OFFER)
+    sqlx::query_scalar(statement)
         .bind(news.iter().map(|news| news.offer.id).collect::<Vec<_>>())
         .bind(news.iter().map(|news| news.offer.name.as_str()).collect::<Vec<_>>())
         .bind(news.iter().map(|news| news.offer.price).collect::<Vec<_>>())
@@ -267,7 +301,7 @@ pub async fn offer(tx: &mut PgConnection, news: &[News]) -> Result<()> {
         .bind(news.iter().map(|news| news.offer.quantity).collect::<Vec<_>>())
         .bind(news.iter().map(|news| news.version).collect::<Vec<_>>())
         .bind(news.iter().map(movement).collect::<Vec<_>>())
-        .execute(tx)
+        .fetch_all(tx)
         .at("stock: offer")
         .await
         .map_err(|error| {
@@ -275,6 +309,5 @@ pub async fn offer(tx: &mut PgConnection, news: &[News]) -> Result<()> {
                 let sold = "less would be stocked than is sold already".to_owned();
                 (constraint == "products_quantity_check").then_some(Error::Conflict(sold))
             })
-        })?;
-    Ok(())
+        })
 }
