@@ -2,7 +2,7 @@
 //! slows logins alone.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use shop_persistence::{Error, Invalid, Result, Trace};
 use tokio::sync::oneshot;
@@ -45,25 +45,14 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Debug, Clone)]
 pub struct Passwords {
     jobs: Sender<Job>,
-    decoy: Arc<Decoy>,
+    cost: u32,
     probe: Arc<Probe>,
 }
 
-/// The hash of a password that nobody has: to compare with it takes as long as with a real one.
-#[derive(Debug)]
-struct Decoy {
-    cost: u32,
-    hash: OnceLock<Result<String, bcrypt::BcryptError>>,
-}
-
-impl Decoy {
-    fn hash(&self) -> Result<&str> {
-        let hash = || bcrypt::hash("nobody has this password", self.cost);
-        match self.hash.get_or_init(hash) {
-            Ok(hash) => Ok(hash),
-            Err(error) => Err(Error::Bug(error.to_string().into())),
-        }
-    }
+/// Looks like a hash, and is none of any password: to compare with it takes as long as with a real one.
+fn decoy(cost: u32) -> String {
+    let (salt, digest) = (".".repeat(22), ".".repeat(31));
+    format!("$2b${cost:02}${salt}{digest}")
 }
 
 impl Passwords {
@@ -77,25 +66,21 @@ impl Passwords {
     ) -> Result<Passwords> {
         let probe = branch.branch("passwords").probe(Kind::Pool, Some(capacity), threads);
         probe.enter(Phase::Running);
-        let decoy = Arc::new(Decoy { cost, hash: OnceLock::new() });
         let (jobs, waiting) = channel();
         let waiting = Arc::new(Mutex::new(waiting));
         for thread in 0..threads.max(1) {
-            let (waiting, decoy) = (waiting.clone(), decoy.clone());
+            let waiting = waiting.clone();
             std::thread::Builder::new()
                 .name(format!("bcrypt-{thread}"))
-                .spawn(move || {
-                    drop(decoy.hash()); // made before it is needed, so that the first login takes no longer than others
-                    work(&waiting);
-                })
+                .spawn(move || work(&waiting))
                 .map_err(|error| Error::Bug(error.into()))?;
         }
-        Ok(Passwords { jobs, decoy, probe })
+        Ok(Passwords { jobs, cost, probe })
     }
 
     /// The hash to keep of a password.
     pub async fn hash(&self, password: Password) -> Result<String> {
-        let cost = self.decoy.cost;
+        let cost = self.cost;
         self.run("Hash", move || {
             // Nothing is cut: a `Password` fits. `non_truncating_hash` takes 71 bytes only, for it counts a closing zero.
             bcrypt::hash(password.0, cost).map_err(|error| Error::Bug(error.into()))
@@ -106,14 +91,14 @@ impl Passwords {
     /// Whether `password` is the one that `hash` was made of. Takes the same time whatever the answer, and
     /// also when there is no hash to compare with.
     pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool> {
-        let decoy = self.decoy.clone();
+        let cost = self.cost;
         self.run("Verify", move || {
             let comparable = password.len() <= MOST_BYTES && !password.contains('\0');
-            let (password, hash) = match &hash {
-                Some(hash) if comparable => (password.as_str(), hash.as_str()),
-                _ => ("", decoy.hash()?),
+            let verified = match hash.filter(|_| comparable) {
+                Some(hash) => bcrypt::verify(&password, &hash),
+                None => bcrypt::verify("", &decoy(cost)).map(|_| false),
             };
-            bcrypt::verify(password, hash).map_err(|error| Error::Bug(error.into()))
+            verified.map_err(|error| Error::Bug(error.into()))
         })
         .await?
     }

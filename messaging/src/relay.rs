@@ -15,14 +15,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{Link, Message, topology, traced};
 
 /// At most so many events are published and not yet confirmed.
-pub const WINDOW: usize = 512;
+pub const WINDOW: usize = 2048;
 
 /// How long it takes its time between two looks: what is committed meanwhile is seen to at once, but each look costs all of
 /// the processes behind it as much as many events.
 const PACE: Duration = Duration::from_millis(10);
 
-/// The same while more waits than there was room for.
-const HASTE: Duration = Duration::from_millis(2);
+/// While more waits than there was room for, it looks when so many are confirmed: the broker has the others to go on with.
+const ENOUGH: usize = WINDOW / 2;
 
 /// How long what is confirmed may stay in the outbox, when nothing else is to be seen to there: most often something is.
 const LINGER: Duration = Duration::from_millis(20);
@@ -81,7 +81,7 @@ impl Relay {
                     publisher.publish(id, message(waiting, trace)).at("relay: publish").await?;
                 }
             }
-            let soon = Instant::now() + if more { HASTE } else { PACE };
+            let soon = Instant::now() + PACE;
             let mut due = Instant::now() + LOOK;
             while Instant::now() < due {
                 tokio::select! {
@@ -93,14 +93,20 @@ impl Relay {
                             self.metrics.published.with_label_values(&[event]).inc();
                             confirmed.push(id);
                         }
-                        due = due.min(soon + if more { Duration::ZERO } else { LINGER });
+                        match more {
+                            false => due = due.min(soon + LINGER),
+                            true if confirmed.len() >= ENOUGH => break,
+                            true => {}
+                        }
                     }
                     committed = reader.committed().at("relay: committed") => {
                         committed?;
                         if !leads {
                             reader.hint().await?;
                         }
-                        due = due.min(soon);
+                        if !more {
+                            due = due.min(soon);
+                        }
                     }
                     () = tokio::time::sleep_until(due).at("relay: look") => {}
                 }
