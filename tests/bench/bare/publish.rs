@@ -23,8 +23,8 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 /// As the relay and the intakes of the shop have it.
-const WINDOW: usize = 256;
-const PREFETCH: u16 = 256;
+const WINDOW: usize = 2048;
+const PREFETCH: u16 = 1024;
 const PERSISTENT: u8 = 2;
 const DELIVERY_LIMIT: i64 = 20;
 
