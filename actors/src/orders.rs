@@ -133,6 +133,8 @@ impl Orders {
             1 => {
                 let batch = self.batches;
                 me.tell_after(GATHERING, move || Msg::Gathered(batch));
+                // Meanwhile, so that the others find it ready. If it fails, so will the transaction, and say so.
+                self.session.begin_ahead().at("place: begin ahead").await.ok();
             }
             _ => {}
         }

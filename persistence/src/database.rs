@@ -228,7 +228,8 @@ impl Database {
 
     /// A connection to hold. It is opened at its first use.
     pub fn session(&self) -> Session {
-        Session { database: self.clone(), held: None, tried: Instant::now(), announces: false }
+        let (held, begun) = (None, None);
+        Session { database: self.clone(), held, tried: Instant::now(), begun, announces: false }
     }
 
     /// The same, for who changes lists that are kept ready: what is committed on it is said to all replicas.
@@ -305,12 +306,15 @@ pub struct Session {
     database: Database,
     held: Option<PoolConnection<Postgres>>,
     tried: Instant,
+    /// When a transaction was begun ahead that nobody has used yet.
+    begun: Option<Instant>,
     announces: bool,
 }
 
 impl Session {
     /// The held connection: tried when that was not done lately, and replaced when it is broken.
     pub async fn connection(&mut self) -> Result<&mut PgConnection> {
+        self.forget_begun();
         if self.tried.elapsed() > TRUSTED
             && let Some(mut connection) = self.held.take()
         {
@@ -357,16 +361,39 @@ impl Session {
 
     /// Begins a transaction. It is rolled back when it is dropped before [`Transaction::commit`].
     pub async fn begin(&mut self) -> Result<Transaction<'_>> {
+        if self.begun.take_if(|begun| begun.elapsed() < TRUSTED).is_some() {
+            return Ok(Transaction { session: self, open: true });
+        }
         self.connection().await?;
         let mut tx = Transaction { session: self, open: true };
         sqlx::raw_sql("begin").execute(&mut *tx).await?;
         Ok(tx)
+    }
+
+    /// Begins the next transaction before it is known what it is for, so that [`Session::begin`] need not wait then. It
+    /// goes to whoever begins next, within a second; whoever wants a connection for something else goes on without it.
+    pub async fn begin_ahead(&mut self) -> Result<()> {
+        let mut tx = self.begin().await?;
+        tx.open = false; // so that it is not rolled back
+        drop(tx);
+        self.begun = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Rolls back what was begun ahead.
+    fn forget_begun(&mut self) {
+        if self.begun.take().is_some()
+            && let Some(connection) = self.held.take()
+        {
+            tokio::spawn(roll_back(connection));
+        }
     }
 }
 
 /// An owner may end in the middle of a statement, or when its connection hangs: then nobody else shall get that.
 impl Drop for Session {
     fn drop(&mut self) {
+        self.forget_begun();
         if let Some(connection) = self.held.take() {
             tokio::spawn(give_back(connection));
         }

@@ -257,17 +257,15 @@ const LOCK_SHELF: &str = "
     select id, name, price, greatest(quantity, 0) as quantity
     from products where id = any($1) and version > 0 order by id for no key update";
 
-/// Holds customers and products as they are until the transaction ends, and numbers so many orders and items.
+/// Holds products as they are until the transaction ends, and numbers so many orders and items. Customers are not held: whoever
+/// is gone before the order is committed was there when it was decided, so it came first.
 const PREPARE: &str = "
-    with customer as (
-        select id from customers where id = any($1) and not deleted and role is not null
-        order by id for share
-    ),
-    product as (
+    with product as (
         select id, name, price, greatest(quantity, 0) as quantity
         from products where id = any($2) and version > 0 order by id for no key update
     )
-    select array(select id from customer) as customers, shelf.*,
+    select array(select id from customers where id = any($1) and not deleted and role is not null) as customers,
+           shelf.*,
            array(select nextval('orders_id_seq') from generate_series(1, $3)) as orders,
            array(select nextval('order_items_id_seq') from generate_series(1, $4)) as items,
            now() as now
