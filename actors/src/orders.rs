@@ -127,14 +127,16 @@ impl Orders {
         }
         let (since, trace) = (Instant::now(), Trace::current());
         self.pending.push(Pending { new, caller, once, since, trace, reply });
+        if self.pending.len() == 1 {
+            // While others gather. If it fails, so will the transaction itself, which says so.
+            self.session.begin_ahead().at("place: begin ahead").await.ok();
+        }
         match self.pending.len() {
             MOST_IN_A_BATCH => self.flush(me).await?,
             gathered if gathered >= self.company.min(ENOUGH) => self.see_to_flush(me),
             1 => {
                 let batch = self.batches;
                 me.tell_after(GATHERING, move || Msg::Gathered(batch));
-                // Meanwhile, so that the others find it ready. If it fails, so will the transaction, and say so.
-                self.session.begin_ahead().at("place: begin ahead").await.ok();
             }
             _ => {}
         }

@@ -184,7 +184,7 @@ async fn what_could_not_be_applied_is_once_its_cause_is_gone(shop: TestShop) {
 const POISON: &str = "
     create function poison() returns trigger language plpgsql as
         $$begin raise exception 'nobody foresaw this'; end$$;
-    create trigger poison before update on products for each row
+    create trigger poison before insert or update on products for each row
         when (new.id = 1000007) execute function poison()";
 
 async fn what_ended_its_owner_is_applied_once_the_bug_is_mended(shop: TestShop) {

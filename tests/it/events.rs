@@ -238,7 +238,7 @@ async fn a_message_that_ends_its_owner_goes_to_the_dead_letters_and_holds_nothin
     let mut database = shop.settings.database(Node::Order).await;
     let poison = "create function poison() returns trigger language plpgsql as
         $$begin raise exception 'nobody foresaw this'; end$$;
-        create trigger poison before update on products for each row
+        create trigger poison before insert or update on products for each row
         when (new.id = 1000007) execute function poison()";
     sqlx::raw_sql(poison).execute(&mut database).await.unwrap();
     let mut stranger = Stranger::beside(&shop).await;

@@ -290,7 +290,7 @@ async fn a_log_line_of_an_owner_says_for_which_request_and_trace_it_worked() {
     let teapot = admin.product(5, 10).await;
     admin.order(&[(&teapot, 1)]).await.expect(201);
     let mut holder = settings.database(Node::Order).await;
-    let hold = "begin; select from customers for update";
+    let hold = "begin; select from products for update";
     sqlx::raw_sql(hold).execute(&mut holder).await.unwrap();
     let (id, traceparent) = trace(6);
     order(&admin, &teapot, &traceparent).await.expect(503);
