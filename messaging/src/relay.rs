@@ -81,7 +81,7 @@ impl Relay {
                     publisher.publish(id, message(waiting, trace)).at("relay: publish").await?;
                 }
             }
-            let soon = Instant::now() + PACE;
+            let soon = Instant::now() + if more { LOOK } else { PACE };
             let mut due = Instant::now() + LOOK;
             while Instant::now() < due {
                 tokio::select! {
@@ -93,20 +93,17 @@ impl Relay {
                             self.metrics.published.with_label_values(&[event]).inc();
                             confirmed.push(id);
                         }
-                        match more {
-                            false => due = due.min(soon + LINGER),
-                            true if confirmed.len() >= ENOUGH => break,
-                            true => {}
+                        if more && confirmed.len() >= ENOUGH {
+                            break;
                         }
+                        due = due.min(soon + LINGER);
                     }
                     committed = reader.committed().at("relay: committed") => {
                         committed?;
                         if !leads {
                             reader.hint().await?;
                         }
-                        if !more {
-                            due = due.min(soon);
-                        }
+                        due = due.min(soon);
                     }
                     () = tokio::time::sleep_until(due).at("relay: look") => {}
                 }

@@ -1,10 +1,9 @@
 //! Customers: the auth node's users, as the catalog and order nodes last heard of them.
 
-use std::collections::HashMap;
-
 use sqlx::{FromRow, PgConnection};
 
 use crate::Result;
+use crate::events::newest;
 use crate::users::{User, UserId};
 
 /// What was heard of a user, and how new it is.
@@ -16,21 +15,6 @@ pub struct News {
     pub version: i64,
     /// What the user is like now; nothing when the user is gone.
     pub user: Option<User>,
-}
-
-/// The newest of each user's news, in the order of ids: who is named twice in one statement cannot be upserted,
-/// and whoever locks rows in one order meets nobody in a deadlock.
-fn newest(news: &[News]) -> Vec<&News> {
-    let mut newest: HashMap<UserId, &News> = HashMap::new();
-    for item in news {
-        let known = newest.entry(item.id).or_insert(item);
-        if item.version > known.version {
-            *known = item;
-        }
-    }
-    let mut newest: Vec<_> = newest.into_values().collect();
-    newest.sort_by_key(|news| news.id);
-    newest
 }
 
 const UPSERT: &str = "
@@ -46,7 +30,7 @@ const UPSERT: &str = "
 
 /// Remembers what was heard, unless newer is known. Says whose customers' news it really was.
 pub async fn upsert(tx: &mut PgConnection, news: &[News]) -> Result<Vec<UserId>> {
-    let news = newest(news);
+    let news: Vec<_> = newest(news, |news| (news.id, news.version)).into_values().collect();
     let users = || news.iter().map(|news| news.user.as_ref());
     let changed = sqlx::query_scalar(UPSERT)
         .bind(news.iter().map(|news| news.id).collect::<Vec<_>>())
@@ -94,7 +78,8 @@ mod tests {
     proptest! {
         #[test]
         fn of_each_user_the_newest_news_is_left_whatever_the_order(news in news().prop_shuffle()) {
-            let newest = newest(&news);
+            let newest = newest(&news, |news| (news.id, news.version)).into_values();
+            let newest: Vec<_> = newest.collect();
             prop_assert!(newest.is_sorted_by(|one, next| one.id < next.id), "each user once");
             for item in &news {
                 let left = newest.iter().find(|left| left.id == item.id);

@@ -228,8 +228,13 @@ impl Database {
 
     /// A connection to hold. It is opened at its first use.
     pub fn session(&self) -> Session {
-        let (held, begun) = (None, None);
-        Session { database: self.clone(), held, tried: Instant::now(), begun, announces: false }
+        Session {
+            database: self.clone(),
+            held: None,
+            tried: Instant::now(),
+            begun: None,
+            announces: false,
+        }
     }
 
     /// The same, for who changes lists that are kept ready: what is committed on it is said to all replicas.

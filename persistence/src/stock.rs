@@ -2,7 +2,7 @@
 //! each applies the other's movements, once each by their ids, so both come to the same sum whatever is
 //! repeated, late or out of order.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection};
@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::catalog::{CategoryId, ProductId};
+use crate::events::newest;
 use crate::orders::OrderId;
 use crate::outbox::{self, Entry};
 use crate::{At, Error, Event, Result, Trace, sequences};
@@ -241,6 +242,7 @@ const ADD: &str = "
     )
     select id from added";
 
+/// What is known is changed, and what was stocked more is a movement.
 const CHANGE: &str = "
     with news as (
         select * from unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::uuid[])
@@ -260,13 +262,7 @@ const CHANGE: &str = "
 /// The order node: takes over what the catalog announced, unless newer is known. What it stocked more than
 /// before is a movement.
 pub async fn offer(tx: &mut PgConnection, news: &[News]) -> Result<()> {
-    let mut newest: BTreeMap<ProductId, &News> = BTreeMap::new(); // neighbours are written together
-    for item in news {
-        let known = newest.entry(item.offer.id).or_insert(item);
-        if item.version > known.version {
-            *known = item;
-        }
-    }
+    let mut newest = newest(news, |news| (news.offer.id, news.version));
     for id in write(tx, ADD, newest.values().copied()).await? {
         newest.remove(&id);
     }

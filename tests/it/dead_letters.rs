@@ -181,7 +181,7 @@ async fn what_could_not_be_applied_is_once_its_cause_is_gone(shop: TestShop) {
 }
 
 /// From now on the news of this product ends who applies it.
-const POISON: &str = "
+pub const POISON: &str = "
     create function poison() returns trigger language plpgsql as
         $$begin raise exception 'nobody foresaw this'; end$$;
     create trigger poison before insert or update on products for each row

@@ -6,7 +6,7 @@ use shop_supervisor::Node;
 use shop_tests::rabbitmq::RabbitMq;
 use uuid::Uuid;
 
-use crate::dead_letters::dead_letters;
+use crate::dead_letters::{POISON, dead_letters};
 use crate::shop::{Client, Over, Settings, TestShop, eventually, same};
 
 on_both_brokers! {
@@ -236,11 +236,7 @@ async fn a_message_that_ends_its_owner_goes_to_the_dead_letters_and_holds_nothin
 ) {
     let admin = shop.admin().await;
     let mut database = shop.settings.database(Node::Order).await;
-    let poison = "create function poison() returns trigger language plpgsql as
-        $$begin raise exception 'nobody foresaw this'; end$$;
-        create trigger poison before insert or update on products for each row
-        when (new.id = 1000007) execute function poison()";
-    sqlx::raw_sql(poison).execute(&mut database).await.unwrap();
+    sqlx::raw_sql(POISON).execute(&mut database).await.unwrap();
     let mut stranger = Stranger::beside(&shop).await;
     for id in 1_000_006..1_000_009 {
         stranger.publish("product.created", 1, &product(id, 1, 1)).await;

@@ -17,13 +17,13 @@ use anyhow::{Context, bail, ensure};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use shop_messaging::WINDOW;
 use shop_messaging::topology::DEAD_LETTERS;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-/// As the relay and the intakes of the shop have it.
-const WINDOW: usize = 2048;
+/// As the intakes of the shop have it by default; the window is the relay's.
 const PREFETCH: u16 = 1024;
 const PERSISTENT: u8 = 2;
 const DELIVERY_LIMIT: i64 = 20;
