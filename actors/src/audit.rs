@@ -3,31 +3,32 @@
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-use shop_persistence::audit::{self, Deed, Entry};
-use shop_persistence::lists::Part;
+use shop_persistence::audit::{self, AdminAction, AuditEntry};
+use shop_persistence::pages::PageRequest;
 use shop_persistence::{Database, PgConnection, Result, Session};
+use shop_runtime::{Actor, ActorContext, HandlerResult, respond};
 use strum::IntoStaticStr;
 
-use crate::idempotency::{Done, Once, change};
-use crate::inspector::{Action, Probe};
-use crate::{Handled, Me, Owner, Reply, answer};
+use crate::Reply;
+use crate::idempotency::{IdempotencyKey, Replayable, change};
+use shop_runtime::registry::{Action, ActorMetrics};
 
 /// What the owner of the audit log may be asked.
 #[derive(Debug, IntoStaticStr)]
 pub enum Msg {
     /// Somebody does this.
-    Act(Box<Act>, Option<Once>, Reply<Done<Entry>>),
+    RecordAndApply(Box<RecordAndApply>, Option<IdempotencyKey>, Reply<Replayable<AuditEntry>>),
     /// Entries, the newest first.
-    List(Part<i64>, Reply<Vec<Entry>>),
+    List(PageRequest<i64>, Reply<Vec<AuditEntry>>),
 }
 
 /// What somebody does with an actor.
 #[derive(Debug)]
-pub struct Act {
+pub struct RecordAndApply {
     /// As it is written down.
-    pub deed: Deed,
+    pub admin_action: AdminAction,
     /// With whom.
-    pub probe: Arc<Probe>,
+    pub actor_metrics: Arc<ActorMetrics>,
     /// What.
     pub action: Action,
     /// Whether it could be done when it was asked for.
@@ -47,16 +48,21 @@ impl Audit {
     }
 
     /// Writes it down, and only then has it done. A repetition does nothing.
-    async fn act(&mut self, act: Act, once: Option<Once>) -> Result<Done<Entry>> {
-        let Act { deed, probe, action, allowed } = act;
+    async fn act(
+        &mut self,
+        act: RecordAndApply,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Replayable<AuditEntry>> {
+        let RecordAndApply { admin_action, actor_metrics, action, allowed } = act;
         let write = async |tx: &mut PgConnection| {
             allowed?;
-            audit::insert(tx, &deed).await
+            audit::insert(tx, &admin_action).await
         };
-        let written = change(&mut self.session, once, write).await?;
-        if let Done::Now(Entry { action: name, actor, username, reason, .. }) = &written {
+        let written = change(&mut self.session, key, write).await?;
+        if let Replayable::Now(AuditEntry { action: name, actor, username, reason, .. }) = &written
+        {
             tracing::warn!(actor, action = name, by = username, reason, "an administrator acts");
-            let steered = probe.steer(action, reason.clone());
+            let steered = actor_metrics.control(action, reason.clone());
             steered.inspect_err(|error| {
                 tracing::warn!(actor, action = name, %error, "what was written down was not done");
             })?;
@@ -64,22 +70,22 @@ impl Audit {
         Ok(written)
     }
 
-    async fn list(&mut self, part: Part<i64>) -> Result<Vec<Entry>> {
+    async fn list(&mut self, part: PageRequest<i64>) -> Result<Vec<AuditEntry>> {
         audit::list(self.session.connection().await?, part).await
     }
 }
 
-impl Owner for Audit {
+impl Actor for Audit {
     type Msg = Msg;
 
     fn state(&self) -> Value {
         json!({"connected": self.session.is_open()})
     }
 
-    async fn handle(&mut self, _: &Me<Msg>, message: Msg) -> Handled {
+    async fn handle(&mut self, _: &ActorContext<Msg>, message: Msg) -> HandlerResult {
         match message {
-            Msg::Act(act, once, reply) => answer(reply, self.act(*act, once).await),
-            Msg::List(part, reply) => answer(reply, self.list(part).await),
+            Msg::RecordAndApply(act, key, reply) => respond(reply, self.act(*act, key).await),
+            Msg::List(part, reply) => respond(reply, self.list(part).await),
         }
     }
 }

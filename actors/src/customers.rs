@@ -1,19 +1,20 @@
 //! The owner of customers: what the catalog and order nodes have heard of the auth node's users.
 
 use serde_json::{Value, json};
-use shop_persistence::customers::{self, Customer, News};
+use shop_persistence::customers::{self, Customer, UserUpdate};
 use shop_persistence::users::UserId;
 use shop_persistence::{Database, Result, Session};
+use shop_runtime::{Actor, ActorContext, HandlerResult, respond};
 use strum::IntoStaticStr;
 use tokio::sync::broadcast;
 
-use crate::{Handled, Me, Owner, Reply, answer};
+use crate::Reply;
 
 /// What the owner of customers may be asked.
 #[derive(Debug, IntoStaticStr)]
 pub enum Msg {
     /// Users signed up, changed or left.
-    Hear(Vec<News>, Reply<()>),
+    Apply(Vec<UserUpdate>, Reply<()>),
     /// Who is this, as far as this node has heard?
     Find(UserId, Reply<Option<Customer>>),
 }
@@ -32,7 +33,7 @@ impl Customers {
         Customers { session: database.session(), changed }
     }
 
-    async fn hear(&mut self, news: Vec<News>) -> Result<()> {
+    async fn recv(&mut self, news: Vec<UserUpdate>) -> Result<()> {
         let mut tx = self.session.begin().await?;
         let changed = customers::upsert(&mut tx, &news).await?;
         tx.commit().await?;
@@ -47,17 +48,17 @@ impl Customers {
     }
 }
 
-impl Owner for Customers {
+impl Actor for Customers {
     type Msg = Msg;
 
     fn state(&self) -> Value {
         json!({"connected": self.session.is_open()})
     }
 
-    async fn handle(&mut self, _: &Me<Msg>, message: Msg) -> Handled {
+    async fn handle(&mut self, _: &ActorContext<Msg>, message: Msg) -> HandlerResult {
         match message {
-            Msg::Hear(news, reply) => answer(reply, self.hear(news).await),
-            Msg::Find(id, reply) => answer(reply, self.find(id).await),
+            Msg::Apply(news, reply) => respond(reply, self.recv(news).await),
+            Msg::Find(id, reply) => respond(reply, self.find(id).await),
         }
     }
 }

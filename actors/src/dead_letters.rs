@@ -3,13 +3,14 @@
 use std::future::Future;
 
 use serde_json::{Value, json};
-use shop_persistence::dead_letters::{self, DeadLetter, DeadLetterId, Place};
-use shop_persistence::lists::Part;
-use shop_persistence::{Database, Error, Note, Result, Session};
+use shop_persistence::dead_letters::{self, DeadLetter, DeadLetterCursor, DeadLetterId};
+use shop_persistence::pages::PageRequest;
+use shop_persistence::{Confirmation, Database, Error, Result, Session};
+use shop_runtime::{Actor, ActorContext, HandlerResult, respond};
 use strum::IntoStaticStr;
 
-use crate::idempotency::{Done, Once, change};
-use crate::{Handled, Me, Owner, Reply, answer};
+use crate::Reply;
+use crate::idempotency::{IdempotencyKey, Replayable, change};
 
 /// What the owner of dead letters may be asked.
 #[derive(Debug, IntoStaticStr)]
@@ -17,13 +18,13 @@ pub enum Msg {
     /// These could not be applied.
     Keep(Vec<DeadLetter>, Reply<()>),
     /// Them, the oldest first; all, or those of one queue.
-    List(Option<String>, Part<Place>, Reply<Vec<DeadLetter>>),
+    List(Option<String>, PageRequest<DeadLetterCursor>, Reply<Vec<DeadLetter>>),
     /// One of them.
     Find(DeadLetterId, Reply<DeadLetter>),
     /// A person thinks that it can be applied now.
-    Redrive(DeadLetterId, Option<Once>, Reply<Done<Note>>),
+    Redrive(DeadLetterId, Option<IdempotencyKey>, Reply<Replayable<Confirmation>>),
     /// A person has no use for it.
-    Drop(DeadLetterId, Option<Once>, Reply<Done<Note>>),
+    Drop(DeadLetterId, Option<IdempotencyKey>, Reply<Replayable<Confirmation>>),
 }
 
 /// Tells a dead letter's message once more to whom it was for.
@@ -51,7 +52,11 @@ impl<R: Redrive> DeadLetters<R> {
         tx.commit().await
     }
 
-    async fn list(&mut self, queue: Option<String>, part: Part<Place>) -> Result<Vec<DeadLetter>> {
+    async fn list(
+        &mut self,
+        queue: Option<String>,
+        part: PageRequest<DeadLetterCursor>,
+    ) -> Result<Vec<DeadLetter>> {
         dead_letters::list(self.session.connection().await?, queue.as_deref(), part).await
     }
 
@@ -61,19 +66,23 @@ impl<R: Redrive> DeadLetters<R> {
 
     /// Applied first, forgotten then: whoever dies in between leaves a dead letter that was applied, and owners hear
     /// everything once. What fails for a passing reason stays as it was.
-    async fn redrive(&mut self, id: DeadLetterId, once: Option<Once>) -> Result<Done<Note>> {
+    async fn redrive(
+        &mut self,
+        id: DeadLetterId,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Replayable<Confirmation>> {
         let desks = self.desks.clone();
-        let redriven = change(&mut self.session, once, async |tx| {
+        let redriven = change(&mut self.session, key, async |tx| {
             let letter = dead_letters::find(tx, id).await?;
             desks.redrive(&letter).await.map_err(|error| match error {
-                Error::Away(_) | Error::Overloaded(_) => error,
+                Error::Unavailable(_) | Error::Overloaded(_) => error,
                 Error::Crashed(owner) => Error::Conflict(format!(
                     "it ended the owner of {owner} when it was tried again"
                 )),
                 error => Error::Conflict(error.to_string()),
             })?;
             dead_letters::delete(tx, id).await?; // another replica may have been as fast
-            Ok(Note { message: "the message is applied" })
+            Ok(Confirmation { message: "the message is applied" })
         })
         .await;
         if let Err(Error::Conflict(reason)) = &redriven {
@@ -84,29 +93,33 @@ impl<R: Redrive> DeadLetters<R> {
         redriven
     }
 
-    async fn drop(&mut self, id: DeadLetterId, once: Option<Once>) -> Result<Done<Note>> {
-        change(&mut self.session, once, async |tx| match dead_letters::delete(tx, id).await? {
-            true => Ok(Note { message: "the dead letter is dropped" }),
-            false => Err(Error::Missing("dead letter")),
+    async fn drop(
+        &mut self,
+        id: DeadLetterId,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Replayable<Confirmation>> {
+        change(&mut self.session, key, async |tx| match dead_letters::delete(tx, id).await? {
+            true => Ok(Confirmation { message: "the dead letter is dropped" }),
+            false => Err(Error::NotFound("dead letter")),
         })
         .await
     }
 }
 
-impl<R: Redrive> Owner for DeadLetters<R> {
+impl<R: Redrive> Actor for DeadLetters<R> {
     type Msg = Msg;
 
     fn state(&self) -> Value {
         json!({"connected": self.session.is_open()})
     }
 
-    async fn handle(&mut self, _: &Me<Msg>, message: Msg) -> Handled {
+    async fn handle(&mut self, _: &ActorContext<Msg>, message: Msg) -> HandlerResult {
         match message {
-            Msg::Keep(letters, reply) => answer(reply, self.keep(letters).await),
-            Msg::List(queue, part, reply) => answer(reply, self.list(queue, part).await),
-            Msg::Find(id, reply) => answer(reply, self.find(id).await),
-            Msg::Redrive(id, once, reply) => answer(reply, self.redrive(id, once).await),
-            Msg::Drop(id, once, reply) => answer(reply, self.drop(id, once).await),
+            Msg::Keep(letters, reply) => respond(reply, self.keep(letters).await),
+            Msg::List(queue, part, reply) => respond(reply, self.list(queue, part).await),
+            Msg::Find(id, reply) => respond(reply, self.find(id).await),
+            Msg::Redrive(id, key, reply) => respond(reply, self.redrive(id, key).await),
+            Msg::Drop(id, key, reply) => respond(reply, self.drop(id, key).await),
         }
     }
 }

@@ -1,32 +1,26 @@
-//! The verbs of the shop: owners, their messages, how to reach them. The only crate, with the supervisor, that knows ractor.
+//! What the shop's actors do: users, catalog, orders and what surrounds them.
 
-mod addr;
 pub mod audit;
-mod backoff;
 pub mod catalog;
+pub mod change_listener;
 pub mod customers;
 pub mod dead_letters;
+pub mod health;
 pub mod idempotency;
-pub mod inspector;
-pub mod lists;
 mod metrics;
 pub mod orders;
-mod owner;
 pub mod passwords;
-pub mod pulse;
-mod service;
 pub mod users;
 
-pub use addr::{Addr, Mailbox, Message, Reply};
-pub use backoff::Backoff;
 pub use metrics::{Metrics, Readings};
-pub use owner::{Handled, Me, Owner, answer, hire};
-pub use service::{Service, launch};
 
 use std::sync::Arc;
 
 use shop_persistence::users::{Role, UserId};
 use shop_persistence::{Error, Result};
+
+/// Where the reply to a message goes.
+pub type Reply<T> = shop_runtime::Reply<T, Error>;
 
 /// Who asks: a user whose token was good.
 #[derive(Debug, Clone)]

@@ -4,11 +4,12 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use shop_persistence::{Error, Invalid, Result, Trace};
+use shop_persistence::{Error, InvalidValue, Result};
+use shop_runtime::SpanContext;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::inspector::{Inspector, Kind, Phase, Probe};
+use shop_runtime::registry::{ActorKind, ActorMetrics, ActorRegistry, Phase};
 
 /// bcrypt reads no further (<https://www.usenix.org/legacy/events/usenix99/provos/provos.pdf>, 4).
 const MOST_BYTES: usize = 72;
@@ -19,15 +20,15 @@ pub struct Password(String);
 
 impl Password {
     /// Reads a password.
-    pub fn parse(text: String) -> Result<Password, Invalid> {
+    pub fn parse(text: String) -> Result<Password, InvalidValue> {
         if text.chars().count() < 8 {
-            return Err(Invalid("must be at least 8 characters long".into()));
+            return Err(InvalidValue("must be at least 8 characters long".into()));
         }
         if text.len() > MOST_BYTES {
-            return Err(Invalid("must be at most 72 bytes long in UTF-8".into()));
+            return Err(InvalidValue("must be at most 72 bytes long in UTF-8".into()));
         }
         if text.contains('\0') {
-            return Err(Invalid("must not contain U+0000".into()));
+            return Err(InvalidValue("must not contain U+0000".into()));
         }
         Ok(Password(text))
     }
@@ -46,7 +47,7 @@ type Job = Box<dyn FnOnce() + Send>;
 pub struct Passwords {
     jobs: Sender<Job>,
     cost: u32,
-    probe: Arc<Probe>,
+    actor_metrics: Arc<ActorMetrics>,
 }
 
 /// Looks like a hash, and is none of any password: to compare with it takes as long as with a real one.
@@ -59,13 +60,14 @@ impl Passwords {
     /// Starts `threads` that hash with `cost` (4 to 31: each step doubles the time); `capacity` jobs may wait. They are
     /// measured as a pool on this `branch` of the tree.
     pub fn start(
-        branch: &Inspector,
+        branch: &ActorRegistry,
         threads: usize,
         cost: u32,
         capacity: usize,
     ) -> Result<Passwords> {
-        let probe = branch.branch("passwords").probe(Kind::Pool, Some(capacity), threads);
-        probe.enter(Phase::Running);
+        let actor_metrics =
+            branch.branch("passwords").actor_metrics(ActorKind::Pool, Some(capacity), threads);
+        actor_metrics.enter(Phase::Running);
         let (jobs, waiting) = channel();
         let waiting = Arc::new(Mutex::new(waiting));
         for thread in 0..threads.max(1) {
@@ -73,9 +75,9 @@ impl Passwords {
             std::thread::Builder::new()
                 .name(format!("bcrypt-{thread}"))
                 .spawn(move || work(&waiting))
-                .map_err(|error| Error::Bug(error.into()))?;
+                .map_err(|error| Error::Internal(error.into()))?;
         }
-        Ok(Passwords { jobs, cost, probe })
+        Ok(Passwords { jobs, cost, actor_metrics })
     }
 
     /// The hash to keep of a password.
@@ -83,7 +85,7 @@ impl Passwords {
         let cost = self.cost;
         self.run("Hash", move || {
             // Nothing is cut: a `Password` fits. `non_truncating_hash` takes 71 bytes only, for it counts a closing zero.
-            bcrypt::hash(password.0, cost).map_err(|error| Error::Bug(error.into()))
+            bcrypt::hash(password.0, cost).map_err(|error| Error::Internal(error.into()))
         })
         .await?
     }
@@ -98,7 +100,7 @@ impl Passwords {
                 Some(hash) => bcrypt::verify(&password, &hash),
                 None => bcrypt::verify("", &decoy(cost)).map(|_| false),
             };
-            verified.map_err(|error| Error::Bug(error.into()))
+            verified.map_err(|error| Error::Internal(error.into()))
         })
         .await?
     }
@@ -109,20 +111,21 @@ impl Passwords {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        let (ticket, trace) = (self.probe.arrive(Instant::now(), None), Trace::current());
-        if self.probe.is_full() {
-            ticket.reject();
+        let (guard, trace) =
+            (self.actor_metrics.arrive(Instant::now(), None), SpanContext::current());
+        if self.actor_metrics.is_full() {
+            guard.reject();
             return Err(Error::Overloaded("password check".into()));
         }
         let job = move || {
             if reply.is_closed() {
-                return ticket.expire(); // the asker has lost patience
+                return guard.expire(); // the asker has lost patience
             }
-            let handling = ticket.open(name, trace, Instant::now());
+            let handling = guard.open(name, trace, Instant::now());
             reply.send(job()).ok();
             handling.done();
         };
-        let ended = || Error::Away("the password check ended".into());
+        let ended = || Error::Unavailable("the password check ended".into());
         self.jobs.send(Box::new(job)).map_err(|_| ended())?;
         answer.await.map_err(|_| ended())
     }
@@ -155,7 +158,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_right_password_is_verified() {
-        let passwords = Passwords::start(&Inspector::new("test"), 1, 4, 8).unwrap();
+        let passwords = Passwords::start(&ActorRegistry::new("test"), 1, 4, 8).unwrap();
         let hash = passwords.hash(Password::parse("correct horse".into()).unwrap()).await.unwrap();
         assert!(passwords.verify("correct horse".into(), Some(hash.clone())).await.unwrap());
         assert!(!passwords.verify("wrong horse".into(), Some(hash)).await.unwrap());
@@ -164,7 +167,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_longer_password_is_not_the_one_it_begins_with() {
-        let passwords = Passwords::start(&Inspector::new("test"), 1, 4, 8).unwrap();
+        let passwords = Passwords::start(&ActorRegistry::new("test"), 1, 4, 8).unwrap();
         let longest = "x".repeat(72);
         let hash = passwords.hash(Password::parse(longest.clone()).unwrap()).await.unwrap();
         assert!(passwords.verify(longest.clone(), Some(hash.clone())).await.unwrap());

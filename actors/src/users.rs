@@ -1,32 +1,33 @@
 //! The owner of users: who there is on the auth node, and what they may do.
 
 use serde_json::{Value, json};
-use shop_persistence::lists::Part;
-use shop_persistence::outbox::{self, Entry};
+use shop_persistence::outbox::{self, OutboxEvent};
+use shop_persistence::pages::PageRequest;
 use shop_persistence::users::{self, Credentials, NewUser, Profile, Role, User, UserId, Versioned};
-use shop_persistence::{Database, Error, Event, Note, Result, Session, events::Gone};
+use shop_persistence::{Confirmation, Database, Error, Event, Result, Session, events::Gone};
+use shop_runtime::{Actor, ActorContext, HandlerResult, respond};
 use strum::IntoStaticStr;
 
-use crate::idempotency::{Done, Once, change};
-use crate::{Handled, Me, Owner, Reply, answer};
+use crate::Reply;
+use crate::idempotency::{IdempotencyKey, Replayable, change};
 
 /// What the owner of users may be asked.
 #[derive(Debug, IntoStaticStr)]
 pub enum Msg {
     /// Somebody signs up.
-    Register(NewUser, Option<Once>, Reply<Done<User>>),
+    Register(NewUser, Option<IdempotencyKey>, Reply<Replayable<User>>),
     /// Who is this?
     Find(UserId, Reply<User>),
     /// Who has this name, whatever its case, and what does the password hash to?
     FindCredentials(String, Reply<Option<Credentials>>),
     /// Users, in the order of signing up.
-    List(Part<UserId>, Reply<Vec<User>>),
+    List(PageRequest<UserId>, Reply<Vec<User>>),
     /// A user changes its name or address.
-    Update(UserId, Profile, Option<Once>, Reply<Done<User>>),
+    Update(UserId, Profile, Option<IdempotencyKey>, Reply<Replayable<User>>),
     /// An administrator changes what a user may do.
-    SetRole(UserId, Role, Option<Once>, Reply<Done<User>>),
+    SetRole(UserId, Role, Option<IdempotencyKey>, Reply<Replayable<User>>),
     /// An administrator removes a user.
-    Delete(UserId, Option<Once>, Reply<Done<Note>>),
+    Delete(UserId, Option<IdempotencyKey>, Reply<Replayable<Confirmation>>),
 }
 
 /// Owns users.
@@ -42,10 +43,14 @@ impl Users {
     }
 
     /// Adds a user, and says so to the other nodes.
-    pub async fn register(&mut self, new: NewUser, once: Option<Once>) -> Result<Done<User>> {
-        change(&mut self.session, once, async |tx| {
+    pub async fn register(
+        &mut self,
+        new: NewUser,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Replayable<User>> {
+        change(&mut self.session, key, async |tx| {
             let Versioned { user, version } = users::insert(tx, &new).await?;
-            let created = Entry::new(Event::UserCreated(user.clone()), version);
+            let created = OutboxEvent::new(Event::UserCreated(user.clone()), version);
             outbox::append(tx, &[created]).await?;
             Ok(user)
         })
@@ -61,7 +66,7 @@ impl Users {
         users::find_credentials(self.session.connection().await?, &username).await
     }
 
-    async fn list(&mut self, part: Part<UserId>) -> Result<Vec<User>> {
+    async fn list(&mut self, part: PageRequest<UserId>) -> Result<Vec<User>> {
         users::list(self.session.connection().await?, part).await
     }
 
@@ -69,14 +74,14 @@ impl Users {
         &mut self,
         id: UserId,
         profile: Profile,
-        once: Option<Once>,
-    ) -> Result<Done<User>> {
-        change(&mut self.session, once, async |tx| {
+        key: Option<IdempotencyKey>,
+    ) -> Result<Replayable<User>> {
+        change(&mut self.session, key, async |tx| {
             if profile.is_empty() {
                 return users::find(tx, id).await;
             }
             let Versioned { user, version } = users::update(tx, id, &profile).await?;
-            let updated = Entry::new(Event::UserUpdated(user.clone()), version);
+            let updated = OutboxEvent::new(Event::UserUpdated(user.clone()), version);
             outbox::append(tx, &[updated]).await?;
             Ok(user)
         })
@@ -88,9 +93,9 @@ impl Users {
         &mut self,
         id: UserId,
         role: Role,
-        once: Option<Once>,
-    ) -> Result<Done<User>> {
-        change(&mut self.session, once, async |tx| {
+        key: Option<IdempotencyKey>,
+    ) -> Result<Replayable<User>> {
+        change(&mut self.session, key, async |tx| {
             let admins = users::lock_admins(tx).await?;
             if role != Role::Admin {
                 another_remains(&admins, id)?;
@@ -100,19 +105,24 @@ impl Users {
                 return Ok(user);
             }
             let Versioned { user, version } = users::set_role(tx, id, role).await?;
-            let updated = Entry::new(Event::UserUpdated(user.clone()), version);
+            let updated = OutboxEvent::new(Event::UserUpdated(user.clone()), version);
             outbox::append(tx, &[updated]).await?;
             Ok(user)
         })
         .await
     }
 
-    async fn delete(&mut self, id: UserId, once: Option<Once>) -> Result<Done<Note>> {
-        change(&mut self.session, once, async |tx| {
+    async fn delete(
+        &mut self,
+        id: UserId,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Replayable<Confirmation>> {
+        change(&mut self.session, key, async |tx| {
             another_remains(&users::lock_admins(tx).await?, id)?;
             let version = users::delete(tx, id).await?;
-            outbox::append(tx, &[Entry::new(Event::UserDeleted(Gone { id }), version)]).await?;
-            Ok(Note { message: "the user is deleted" })
+            outbox::append(tx, &[OutboxEvent::new(Event::UserDeleted(Gone { id }), version)])
+                .await?;
+            Ok(Confirmation { message: "the user is deleted" })
         })
         .await
     }
@@ -130,7 +140,7 @@ impl Users {
             return Ok(false);
         }
         let Versioned { user, version } = users::insert(&mut tx, &new).await?;
-        outbox::append(&mut tx, &[Entry::new(Event::UserCreated(user), version)]).await?;
+        outbox::append(&mut tx, &[OutboxEvent::new(Event::UserCreated(user), version)]).await?;
         tx.commit().await?;
         Ok(true)
     }
@@ -146,28 +156,28 @@ fn another_remains(admins: &[UserId], without: UserId) -> Result<()> {
     }
 }
 
-impl Owner for Users {
+impl Actor for Users {
     type Msg = Msg;
 
     fn state(&self) -> Value {
         json!({"connected": self.session.is_open()})
     }
 
-    async fn handle(&mut self, _: &Me<Msg>, message: Msg) -> Handled {
+    async fn handle(&mut self, _: &ActorContext<Msg>, message: Msg) -> HandlerResult {
         match message {
-            Msg::Register(new, once, reply) => answer(reply, self.register(new, once).await),
-            Msg::Find(id, reply) => answer(reply, self.find(id).await),
+            Msg::Register(new, key, reply) => respond(reply, self.register(new, key).await),
+            Msg::Find(id, reply) => respond(reply, self.find(id).await),
             Msg::FindCredentials(username, reply) => {
-                answer(reply, self.find_credentials(username).await)
+                respond(reply, self.find_credentials(username).await)
             }
-            Msg::List(part, reply) => answer(reply, self.list(part).await),
-            Msg::Update(id, profile, once, reply) => {
-                answer(reply, self.update(id, profile, once).await)
+            Msg::List(part, reply) => respond(reply, self.list(part).await),
+            Msg::Update(id, profile, key, reply) => {
+                respond(reply, self.update(id, profile, key).await)
             }
-            Msg::SetRole(id, role, once, reply) => {
-                answer(reply, self.set_role(id, role, once).await)
+            Msg::SetRole(id, role, key, reply) => {
+                respond(reply, self.set_role(id, role, key).await)
             }
-            Msg::Delete(id, once, reply) => answer(reply, self.delete(id, once).await),
+            Msg::Delete(id, key, reply) => respond(reply, self.delete(id, key).await),
         }
     }
 }

@@ -3,7 +3,7 @@
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use shop_http::Page;
 use shop_persistence::catalog::{Product, ProductId};
-use shop_persistence::lists::Part;
+use shop_persistence::pages::PageRequest;
 
 fn product(id: ProductId) -> Product {
     let name = format!("Product number {id}");
@@ -14,7 +14,7 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let mut rendering = criterion.benchmark_group("a list of products");
     for count in [50, 100, 1000] {
-        let part = Part { after: Some(1), limit: count + 1 };
+        let part = PageRequest { after: Some(1), limit: count + 1 };
         let render = |products| Page::of(products, part, |product: &Product| product.id);
         rendering.throughput(Throughput::Elements(count as u64));
         rendering.bench_function(BenchmarkId::new("rendered", count), |bench| {

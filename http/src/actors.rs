@@ -18,10 +18,11 @@ use deserr::Deserr;
 use futures::Stream;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use shop_actors::inspector::{Action, Actor, Details, History, Inspector, Sort, Tree};
-use shop_actors::{Addr, audit};
-use shop_persistence::audit::{Deed, Entry};
-use shop_persistence::{Error, Invalid, date};
+use shop_actors::audit;
+use shop_persistence::audit::{AdminAction, AuditEntry};
+use shop_persistence::{Error, InvalidValue};
+use shop_runtime::registry::{Action, ActorRegistry, ActorView, Details, History, Sort, Tree};
+use shop_runtime::{Addr, now};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -29,13 +30,13 @@ use utoipa::{IntoParams, OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::auth::{Admin, Watch};
 use crate::body::{BrokenRules, OrEmpty, Path, Query};
-use crate::callers::{Admin, Watch};
-use crate::edge::RequestId;
-use crate::idempotency::{Change, Changed, KeyHeader};
-use crate::operations::{NodeState, Vitals};
+use crate::health::{Health, NodeState};
+use crate::idempotency::{Idempotent, IdempotentResponse, KeyHeader};
 use crate::pages::{Limit, link};
 use crate::problem::{Failure, Problem, Result};
+use crate::server::RequestId;
 
 /// At most so many watch the stream at once.
 const WATCHERS: usize = 64;
@@ -47,11 +48,11 @@ const TRUSTED_TICKS: u64 = 10;
 #[derive(Debug, Clone)]
 pub struct Actors {
     /// What this node shows of its process.
-    pub inspector: Inspector,
+    pub registry: ActorRegistry,
     /// Who writes down what is done.
     pub audit: Addr<audit::Msg>,
     /// The rest of what the node tells of itself.
-    pub vitals: Vitals,
+    pub vitals: Health,
     /// Ends the streams.
     pub closing: CancellationToken,
     watchers: Arc<Semaphore>,
@@ -60,13 +61,13 @@ pub struct Actors {
 impl Actors {
     /// The actors that this inspector shows.
     pub fn new(
-        inspector: Inspector,
+        registry: ActorRegistry,
         audit: Addr<audit::Msg>,
-        vitals: Vitals,
+        vitals: Health,
         closing: CancellationToken,
     ) -> Actors {
         let watchers = Arc::new(Semaphore::new(WATCHERS));
-        Actors { inspector, audit, vitals, closing, watchers }
+        Actors { registry, audit, vitals, closing, watchers }
     }
 }
 
@@ -112,7 +113,7 @@ struct Place {
 }
 
 impl Place {
-    fn of(actor: &Actor, sort: Sort) -> Place {
+    fn of(actor: &ActorView, sort: Sort) -> Place {
         Place { figure: sort.figure(actor), path: actor.path.clone() }
     }
 
@@ -123,13 +124,13 @@ impl Place {
 }
 
 impl TryFrom<String> for Place {
-    type Error = Invalid;
+    type Error = InvalidValue;
 
-    fn try_from(cursor: String) -> Result<Place, Invalid> {
+    fn try_from(cursor: String) -> Result<Place, InvalidValue> {
         let (figure, path) = cursor.split_once('~').unwrap_or_default();
         match figure.parse() {
             Ok(figure) => Ok(Place { figure, path: path.to_owned() }),
-            Err(_) => Err(Invalid("is not a cursor that a page gave".into())),
+            Err(_) => Err(InvalidValue("is not a cursor that a page gave".into())),
         }
     }
 }
@@ -139,7 +140,7 @@ impl TryFrom<String> for Place {
 #[serde(untagged)]
 enum Shown {
     Tree(Box<Tree>),
-    List(Vec<Actor>),
+    List(Vec<ActorView>),
 }
 
 /// The link to the page behind this one, if there is one.
@@ -157,9 +158,9 @@ async fn list(
 ) -> Result<(Next, Answer<Shown>)> {
     let Which { flat, sort, limit, cursor } = which;
     if !flat.unwrap_or(sort.is_some() || limit.is_some() || cursor.is_some()) {
-        return Ok((None, Answer(Shown::Tree(Box::new(actors.inspector.tree()?)))));
+        return Ok((None, Answer(Shown::Tree(Box::new(actors.registry.tree()?)))));
     }
-    let (page, next) = page(actors.inspector.actors(), sort.unwrap_or_default(), limit, cursor);
+    let (page, next) = page(actors.registry.actors(), sort.unwrap_or_default(), limit, cursor);
     let next = next.map(|cursor| {
         let (limit, cursor) = (page.len(), format!("{}~{}", cursor.figure, cursor.path));
         let sort = sort.unwrap_or_default();
@@ -171,11 +172,11 @@ async fn list(
 
 /// A page of a sorted list, and where the next one begins, if there is one.
 fn page(
-    actors: Vec<Actor>,
+    actors: Vec<ActorView>,
     sort: Sort,
     limit: Option<Limit>,
     after: Option<Place>,
-) -> (Vec<Actor>, Option<Place>) {
+) -> (Vec<ActorView>, Option<Place>) {
     let mut placed: Vec<_> =
         actors.into_iter().map(|actor| (Place::of(&actor, sort), actor)).collect();
     placed.sort_by(|(one, _), (other, _)| one.compare(other));
@@ -198,7 +199,7 @@ async fn find(
     _: Admin,
     Path(path): Path<String>,
 ) -> Result<Answer<Details>> {
-    Ok(Answer(actors.inspector.details(path.trim_matches('/')).await?))
+    Ok(Answer(actors.registry.details(path.trim_matches('/')).await?))
 }
 
 /// Why something is done.
@@ -206,17 +207,17 @@ async fn find(
 #[deserr(error = BrokenRules)]
 struct Why {
     /// 1 to 500 characters; only `resume` needs none.
-    #[deserr(default, try_from(Option<String>) = some_reason -> Invalid)]
+    #[deserr(default, try_from(Option<String>) = some_reason -> InvalidValue)]
     #[schema(value_type = Option<String>, max_length = 500, example = "stuck for a minute")]
     reason: Option<String>,
 }
 
-fn some_reason(text: Option<String>) -> Result<Option<String>, Invalid> {
+fn some_reason(text: Option<String>) -> Result<Option<String>, InvalidValue> {
     let text = text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
     let long = text.as_ref().is_some_and(|text| text.chars().count() > 500);
     let unreadable = text.as_ref().is_some_and(|text| text.chars().any(char::is_control));
     match long || unreadable {
-        true => Err(Invalid("must be 1 to 500 characters, without control characters".into())),
+        true => Err(InvalidValue("must be 1 to 500 characters, without control characters".into())),
         false => Ok(text),
     }
 }
@@ -232,26 +233,26 @@ fn some_reason(text: Option<String>) -> Result<Option<String>, Invalid> {
         KeyHeader
     ),
     request_body = Why,
-    responses((status = 202, body = Entry), (status = "default", response = Problem))
+    responses((status = 202, body = AuditEntry), (status = "default", response = Problem))
 )]
 async fn act(
     State(actors): State<Actors>,
     Admin(caller): Admin,
     RequestId(request_id): RequestId,
     Path(path): Path<String>,
-    Change(named, OrEmpty(Why { reason })): Change<OrEmpty<Why>>,
-) -> Result<Changed<Entry>> {
+    Idempotent(named, OrEmpty(Why { reason })): Idempotent<OrEmpty<Why>>,
+) -> Result<IdempotentResponse<AuditEntry>> {
     let path = path.trim_matches('/');
     let (path, action) = path.rsplit_once('/').unwrap_or((path, ""));
     let Ok(action) = Action::from_str(action) else {
         let detail = "an actor can be told: restart, pause, resume or drain";
         return Err(Failure::new(StatusCode::NOT_FOUND, detail));
     };
-    let probe = actors.inspector.find(path)?;
+    let actor_metrics = actors.registry.find(path)?;
     if reason.is_none() && action.is_destructive() {
-        return Err(Error::broken("reason", "is required: why is this done?").into());
+        return Err(Error::invalid_field("reason", "is required: why is this done?").into());
     }
-    let deed = Deed {
+    let admin_action = AdminAction {
         user_id: caller.id,
         username: caller.username.to_string(),
         action: action.to_string(),
@@ -259,10 +260,11 @@ async fn act(
         reason: reason.unwrap_or_default(),
         request_id: request_id.to_string(),
     };
-    let (allowed, once) = (probe.must_allow(action), named.once(StatusCode::ACCEPTED));
-    let act = Box::new(audit::Act { deed, probe, action, allowed });
-    let act = |reply| audit::Msg::Act(act, once, reply);
-    Ok(Changed(StatusCode::ACCEPTED, actors.audit.ask((), act).await?))
+    let (allowed, key) =
+        (actor_metrics.must_allow(action).map_err(Error::from), named.once(StatusCode::ACCEPTED));
+    let act = Box::new(audit::RecordAndApply { admin_action, actor_metrics, action, allowed });
+    let act = |reply| audit::Msg::RecordAndApply(act, key, reply);
+    Ok(IdempotentResponse(StatusCode::ACCEPTED, actors.audit.ask((), act).await?))
 }
 
 /// The last fifteen minutes of all actors.
@@ -284,8 +286,8 @@ struct Histories {
     responses((status = 200, body = Histories), (status = "default", response = Problem))
 )]
 async fn history(State(actors): State<Actors>, _: Admin) -> Answer<Histories> {
-    let actors = actors.inspector.history();
-    Answer(Histories { interval_seconds: 1, ends_at: date(), actors })
+    let actors = actors.registry.history();
+    Answer(Histories { interval_seconds: 1, ends_at: now(), actors })
 }
 
 /// A node, with all its actors.
@@ -294,7 +296,7 @@ struct Node {
     #[serde(flatten)]
     state: NodeState,
     /// Its actors, by their paths.
-    actors: Vec<Actor>,
+    actors: Vec<ActorView>,
 }
 
 /// This node, what waits in its database, and its actors as a list.
@@ -304,14 +306,14 @@ struct Node {
 )]
 async fn node(State(actors): State<Actors>, _: Admin) -> Answer<Node> {
     let state = actors.vitals.state().await;
-    Answer(Node { state, actors: actors.inspector.actors() })
+    Answer(Node { state, actors: actors.registry.actors() })
 }
 
 /// Server-sent events: once a second those actors that changed, first of all every one.
 #[utoipa::path(
     get, path = "/admin/actors/stream", tag = "operations",
     responses(
-        (status = 200, body = Vec<Actor>, content_type = "text/event-stream"),
+        (status = 200, body = Vec<ActorView>, content_type = "text/event-stream"),
         (status = "default", response = Problem)
     )
 )]
@@ -321,7 +323,7 @@ async fn stream(State(actors): State<Actors>, watch: Watch) -> Result<Response> 
     let mut second = interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let watcher = Watcher {
-        inspector: actors.inspector,
+        registry: actors.registry,
         watch,
         second,
         ticks: 0,
@@ -349,7 +351,7 @@ fn events(events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static
 
 /// Somebody who watches the actors change.
 struct Watcher {
-    inspector: Inspector,
+    registry: ActorRegistry,
     watch: Watch,
     second: Interval,
     ticks: u64,
@@ -368,7 +370,7 @@ impl Watcher {
             return None;
         }
         let mut changed = vec![];
-        for actor in self.inspector.actors() {
+        for actor in self.registry.actors() {
             let text = serde_json::to_string(&actor).ok()?;
             let hash = self.hasher.hash_one(&text);
             if self.seen.insert(actor.path, hash) != Some(hash) {

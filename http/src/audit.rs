@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use shop_actors::Addr;
 use shop_actors::audit::Msg;
-use shop_persistence::audit::Entry;
+use shop_persistence::audit::AuditEntry;
+use shop_runtime::Addr;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::callers::Admin;
-use crate::pages::{Asked, Page, Paging};
+use crate::auth::Admin;
+use crate::pages::{ListQuery, Page, Paging};
 use crate::problem::{Problem, Result};
 
 /// The route of a node's audit log.
@@ -22,9 +22,9 @@ pub fn routes(audit: Addr<Msg>) -> OpenApiRouter {
 /// What administrators did with the actors of this node, the newest first.
 #[utoipa::path(
     get, path = "/admin/audit", tag = "operations", params(Paging),
-    responses((status = 200, body = Vec<Entry>), (status = "default", response = Problem))
+    responses((status = 200, body = Vec<AuditEntry>), (status = "default", response = Problem))
 )]
-async fn list(State(audit): State<Addr<Msg>>, _: Admin, asked: Asked<i64>) -> Result<Response> {
+async fn list(State(audit): State<Addr<Msg>>, _: Admin, asked: ListQuery<i64>) -> Result<Response> {
     let fetch = move |part| {
         let audit = audit.clone();
         async move {

@@ -11,10 +11,10 @@ use axum::http::{HeaderValue, StatusCode, header};
 use deserr::{
     DeserializeError, Deserr, ErrorKind, IntoValue, MergeWithError, ValueKind, ValuePointerRef,
 };
-use shop_persistence::{BrokenRule, Invalid};
+use shop_persistence::{FieldError, InvalidValue};
 
-use crate::edge::Checks;
 use crate::problem::Failure;
+use crate::server::RequestContext;
 
 /// How long a client may take to send its body.
 const BODY_PATIENCE: Duration = Duration::from_secs(15);
@@ -77,7 +77,7 @@ impl<S: Send + Sync> FromRequest<S> for NoBody {
 
 /// The whole body, within the limits of size and time.
 pub async fn read(mut request: Request, state: &(impl Send + Sync)) -> Result<Bytes, Failure> {
-    Checks::limit(&mut request);
+    RequestContext::limit(&mut request);
     match tokio::time::timeout(BODY_PATIENCE, Bytes::from_request(request, state)).await {
         Ok(body) => Ok(body?),
         Err(_) => {
@@ -131,12 +131,12 @@ impl From<QueryRejection> for Failure {
 
 /// All rules that a body breaks, gathered while it is read.
 #[derive(Debug)]
-pub struct BrokenRules(Vec<BrokenRule>);
+pub struct BrokenRules(Vec<FieldError>);
 
 impl BrokenRules {
     fn and(known: Option<Self>, field: String, detail: String) -> ControlFlow<Self, Self> {
         let mut rules = known.map(|BrokenRules(rules)| rules).unwrap_or_default();
-        rules.push(BrokenRule { field: field.into(), detail });
+        rules.push(FieldError { field: field.into(), detail });
         ControlFlow::Continue(BrokenRules(rules))
     }
 }
@@ -153,10 +153,10 @@ impl MergeWithError<BrokenRules> for BrokenRules {
     }
 }
 
-impl MergeWithError<Invalid> for BrokenRules {
+impl MergeWithError<InvalidValue> for BrokenRules {
     fn merge(
         known: Option<Self>,
-        why: Invalid,
+        why: InvalidValue,
         at: ValuePointerRef<'_>,
     ) -> ControlFlow<Self, Self> {
         BrokenRules::and(known, path(at), why.to_string())
@@ -209,8 +209,8 @@ fn path(at: ValuePointerRef<'_>) -> String {
 }
 
 /// Reads a UUID.
-pub fn uuid(text: String) -> Result<uuid::Uuid, Invalid> {
-    text.parse().map_err(|_| Invalid("must be a UUID".into()))
+pub fn uuid(text: String) -> Result<uuid::Uuid, InvalidValue> {
+    text.parse().map_err(|_| InvalidValue("must be a UUID".into()))
 }
 
 /// For values that cannot break a rule.

@@ -5,23 +5,23 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use deserr::Deserr;
 use serde::Deserialize;
-use shop_actors::Addr;
 use shop_actors::catalog::Msg;
-use shop_persistence::Invalid;
+use shop_persistence::InvalidValue;
 use shop_persistence::catalog::{
-    self, Category, CategoryId, Name, NewCategory, NewProduct, Place, Product, ProductId,
+    self, Category, CategoryCursor, CategoryId, Name, NewCategory, NewProduct, Product, ProductId,
 };
+use shop_runtime::Addr;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use crate::auth::{Admin, Authenticated};
 use crate::body::{BrokenRules, Json, Query};
-use crate::callers::{Admin, Signed};
-use crate::idempotency::{Change, Changed, KeyHeader};
-use crate::lists::{List, Lists};
-use crate::pages::{Asked, Paging};
+use crate::idempotency::{Idempotent, IdempotentResponse, KeyHeader};
+use crate::pages::{ListQuery, Paging};
 use crate::problem::{Problem, Result};
+use crate::response_cache::{List, ResponseCache};
 
 /// Whom the catalog node's routes ask.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ pub struct Catalog {
     /// The owner of the catalog.
     pub catalog: Addr<Msg>,
     /// What it lists.
-    pub lists: Lists,
+    pub lists: ResponseCache,
 }
 
 /// The catalog node's routes.
@@ -48,7 +48,7 @@ pub fn routes(catalog: Catalog) -> OpenApiRouter {
 #[deserr(error = BrokenRules)]
 struct AddCategory {
     /// 1 to 200 characters after trimming.
-    #[deserr(try_from(String) = Name::parse -> Invalid)]
+    #[deserr(try_from(String) = Name::parse -> InvalidValue)]
     #[schema(value_type = String, min_length = 1, max_length = 200, example = "Teapots")]
     name: Name,
     /// The category it shall lie in; absent, null or 0: a root.
@@ -65,12 +65,12 @@ struct AddCategory {
 async fn add_category(
     State(Catalog { catalog, .. }): State<Catalog>,
     _: Admin,
-    Change(named, Json(AddCategory { name, parent_id })): Change<Json<AddCategory>>,
-) -> Result<Changed<Category>> {
+    Idempotent(named, Json(AddCategory { name, parent_id })): Idempotent<Json<AddCategory>>,
+) -> Result<IdempotentResponse<Category>> {
     let new = NewCategory { name, parent_id: parent_id.filter(|id| *id != 0) };
     let once = named.once(StatusCode::CREATED);
     let add = |reply| Msg::AddCategory(new, once, reply);
-    Ok(Changed(StatusCode::CREATED, catalog.ask(Uuid::new_v4(), add).await?))
+    Ok(IdempotentResponse(StatusCode::CREATED, catalog.ask(Uuid::new_v4(), add).await?))
 }
 
 /// All categories, each parent before its children.
@@ -82,8 +82,8 @@ async fn add_category(
 )]
 async fn list_categories(
     State(Catalog { lists, .. }): State<Catalog>,
-    _: Signed,
-    asked: Asked<Place>,
+    _: Authenticated,
+    asked: ListQuery<CategoryCursor>,
 ) -> Result<Response> {
     let fetch = move |part| lists.clone().page(List::Categories(part));
     asked.answer("/api/v1/categories", fetch).await
@@ -94,15 +94,15 @@ async fn list_categories(
 #[deserr(error = BrokenRules)]
 struct AddProduct {
     /// 1 to 200 characters after trimming.
-    #[deserr(try_from(String) = Name::parse -> Invalid)]
+    #[deserr(try_from(String) = Name::parse -> InvalidValue)]
     #[schema(value_type = String, min_length = 1, max_length = 200, example = "Blue teapot")]
     name: Name,
     /// The price of one, in the smallest unit of the shop's currency.
-    #[deserr(try_from(i64) = catalog::price -> Invalid)]
+    #[deserr(try_from(i64) = catalog::price -> InvalidValue)]
     #[schema(minimum = 0, maximum = 1_000_000_000_000_i64, example = 1990)]
     price: i64,
     /// How many there are.
-    #[deserr(try_from(i64) = catalog::quantity -> Invalid)]
+    #[deserr(try_from(i64) = catalog::quantity -> InvalidValue)]
     #[schema(minimum = 0, maximum = 1_000_000_000, example = 37)]
     quantity: i64,
     /// The category it belongs to.
@@ -118,13 +118,13 @@ struct AddProduct {
 async fn add_product(
     State(Catalog { catalog, .. }): State<Catalog>,
     _: Admin,
-    Change(named, Json(new)): Change<Json<AddProduct>>,
-) -> Result<Changed<Product>> {
+    Idempotent(named, Json(new)): Idempotent<Json<AddProduct>>,
+) -> Result<IdempotentResponse<Product>> {
     let AddProduct { name, price, quantity, category_id } = new;
     let new = NewProduct { name, price, quantity, category_id };
     let once = named.once(StatusCode::CREATED);
     let add = |reply| Msg::AddProduct(new, once, reply);
-    Ok(Changed(StatusCode::CREATED, catalog.ask(Uuid::new_v4(), add).await?))
+    Ok(IdempotentResponse(StatusCode::CREATED, catalog.ask(Uuid::new_v4(), add).await?))
 }
 
 /// All products, in ascending order of their ids.
@@ -136,8 +136,8 @@ async fn add_product(
 )]
 async fn list_products(
     State(Catalog { lists, .. }): State<Catalog>,
-    _: Signed,
-    asked: Asked<ProductId>,
+    _: Authenticated,
+    asked: ListQuery<ProductId>,
 ) -> Result<Response> {
     let fetch = move |part| lists.clone().page(List::Products(part));
     asked.answer("/api/v1/products", fetch).await
@@ -160,9 +160,9 @@ struct WhichCategory {
 )]
 async fn list_products_of(
     State(Catalog { lists, .. }): State<Catalog>,
-    _: Signed,
+    _: Authenticated,
     Query(WhichCategory { id }): Query<WhichCategory>,
-    asked: Asked<ProductId>,
+    asked: ListQuery<ProductId>,
 ) -> Result<Response> {
     let fetch = move |part| lists.clone().page(List::ProductsOf(id, part));
     asked.answer(&format!("/api/v1/products_with_category?id={id}"), fetch).await

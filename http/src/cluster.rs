@@ -20,11 +20,11 @@ use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::asking;
+use crate::auth::Admin;
 use crate::body::{Path, read};
-use crate::callers::Admin;
-use crate::edge::RequestId;
+use crate::client;
 use crate::problem::{Failure, Problem, Result};
+use crate::server::RequestId;
 
 /// How long a node may take to tell how it fares.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -68,7 +68,7 @@ impl Cluster {
 
     fn peer(&self, name: &str) -> Result<&Peer, Error> {
         let found = self.peers.iter().find(|peer| peer.name == name);
-        found.ok_or(Error::Missing("node: GET /admin/cluster/actors names them"))
+        found.ok_or(Error::NotFound("node: GET /admin/cluster/actors names them"))
     }
 }
 
@@ -138,7 +138,7 @@ async fn ask(cluster: &Cluster, peer: &Peer, token: Option<HeaderValue>) -> Memb
         None => request,
     };
     let told = async {
-        let answer = asking::send(request, format!("ask {}", peer.name)).await?;
+        let answer = client::send(request, format!("ask {}", peer.name)).await?;
         let status = answer.status();
         Ok::<_, reqwest::Error>(match status {
             StatusCode::OK => Ok(answer.json().await?),
@@ -231,9 +231,9 @@ async fn forward(
         let detail = "of a node there is: actors/…, history, audit and node";
         return Err(Failure::new(StatusCode::NOT_FOUND, detail));
     }
-    let mut url = Url::parse(&peer.url).map_err(|error| Error::Bug(error.into()))?;
+    let mut url = Url::parse(&peer.url).map_err(|error| Error::Internal(error.into()))?;
     let segments = url.path_segments_mut();
-    let mut segments = segments.map_err(|()| Error::Bug("no base for a path".into()))?;
+    let mut segments = segments.map_err(|()| Error::Internal("no base for a path".into()))?;
     segments.pop_if_empty().push("admin").extend(path.split('/'));
     drop(segments);
     url.set_query(request.uri().query());
@@ -248,7 +248,7 @@ async fn forward(
         onward = onward.timeout(LONG_PATIENCE);
     }
     let body = read(request, &()).await?;
-    let answer = asking::send(onward.body(body), format!("ask {}", peer.name)).await;
+    let answer = client::send(onward.body(body), format!("ask {}", peer.name)).await;
     let mut response = passed_back(answer, &peer.name, &cluster.closing)?;
     // The next page is asked for on the same way.
     let link = response.headers().get(header::LINK).and_then(|link| link.to_str().ok());
@@ -268,7 +268,7 @@ fn passed_back(
 ) -> Result<Response, Error> {
     let answer = answer.map_err(|error| {
         tracing::debug!(%error, node, "a node does not answer");
-        Error::Away(format!("the node at {node} does not answer").into())
+        Error::Unavailable(format!("the node at {node} does not answer").into())
     })?;
     let mut response = answer.status().into_response();
     for name in ANSWER_HEADERS {
@@ -297,6 +297,6 @@ async fn sign_in(
     }
     let body = read(request, &()).await?;
     let onward = onward.header("x-request-id", &*id).body(body);
-    let answer = asking::send(onward, "sign in").await;
+    let answer = client::send(onward, "sign in").await;
     Ok(passed_back(answer, &cluster.sign_in_url, &cluster.closing)?)
 }

@@ -7,18 +7,18 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
-use shop_actors::Addr;
 use shop_actors::dead_letters::Msg;
-use shop_persistence::Note;
-use shop_persistence::dead_letters::{DeadLetter, DeadLetterId, Place};
+use shop_persistence::Confirmation;
+use shop_persistence::dead_letters::{DeadLetter, DeadLetterCursor, DeadLetterId};
+use shop_runtime::Addr;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::auth::Admin;
 use crate::body::{NoBody, Path, Query};
-use crate::callers::Admin;
-use crate::idempotency::{Change, Changed, KeyHeader};
-use crate::pages::{Asked, Page, Paging};
+use crate::idempotency::{Idempotent, IdempotentResponse, KeyHeader};
+use crate::pages::{ListQuery, Page, Paging};
 use crate::problem::{Problem, Result};
 
 /// The routes of a node's dead letters.
@@ -50,7 +50,7 @@ async fn list(
     State(letters): State<Addr<Msg>>,
     _: Admin,
     Query(Which { queue }): Query<Which>,
-    asked: Asked<Place>,
+    asked: ListQuery<DeadLetterCursor>,
 ) -> Result<Response> {
     let path = match &queue {
         Some(queue) => {
@@ -88,32 +88,32 @@ async fn find(
 #[utoipa::path(
     post, path = "/admin/dead-letters/{id}/redrive", tag = "operations",
     params(("id" = uuid::Uuid, Path), KeyHeader),
-    responses((status = 200, body = Note), (status = "default", response = Problem))
+    responses((status = 200, body = Confirmation), (status = "default", response = Problem))
 )]
 async fn redrive(
     State(letters): State<Addr<Msg>>,
     _: Admin,
     Path(id): Path<DeadLetterId>,
-    Change(named, NoBody): Change<NoBody>,
-) -> Result<Changed<Note>> {
+    Idempotent(named, NoBody): Idempotent<NoBody>,
+) -> Result<IdempotentResponse<Confirmation>> {
     let once = named.once(StatusCode::OK);
     let redrive = |reply| Msg::Redrive(id, once, reply);
-    Ok(Changed(StatusCode::OK, letters.ask((), redrive).await?))
+    Ok(IdempotentResponse(StatusCode::OK, letters.ask((), redrive).await?))
 }
 
 /// Forgets it for ever.
 #[utoipa::path(
     delete, path = "/admin/dead-letters/{id}", tag = "operations",
     params(("id" = uuid::Uuid, Path), KeyHeader),
-    responses((status = 200, body = Note), (status = "default", response = Problem))
+    responses((status = 200, body = Confirmation), (status = "default", response = Problem))
 )]
 async fn drop(
     State(letters): State<Addr<Msg>>,
     _: Admin,
     Path(id): Path<DeadLetterId>,
-    Change(named, NoBody): Change<NoBody>,
-) -> Result<Changed<Note>> {
+    Idempotent(named, NoBody): Idempotent<NoBody>,
+) -> Result<IdempotentResponse<Confirmation>> {
     let once = named.once(StatusCode::OK);
     let drop = |reply| Msg::Drop(id, once, reply);
-    Ok(Changed(StatusCode::OK, letters.ask((), drop).await?))
+    Ok(IdempotentResponse(StatusCode::OK, letters.ask((), drop).await?))
 }

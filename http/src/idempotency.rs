@@ -11,15 +11,15 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use shop_actors::Caller;
-use shop_actors::idempotency::{Done, Once};
+use shop_actors::idempotency::{IdempotencyKey, Replayable};
 use shop_persistence::idempotency::{Answer, Key};
 use shop_persistence::{Error, Result};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::body::read;
-use crate::edge::Checks;
 use crate::problem::{Failure, PROBLEM_JSON};
+use crate::server::RequestContext;
 use crate::tokens::Tokens;
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -34,7 +34,7 @@ pub struct Keys {
     /// Whose secret goes into the fingerprints: what is kept of a body that holds a password must not help to guess it.
     pub tokens: Arc<Tokens>,
     /// How long an answer is kept.
-    pub kept_for: Duration,
+    pub retention: Duration,
 }
 
 impl Keys {
@@ -44,7 +44,7 @@ impl Keys {
         let mut request = format!("{} {}\n", parts.method, parts.uri.path()).into_bytes();
         request.extend_from_slice(body);
         let fingerprint = self.tokens.fingerprint(&request)?;
-        Ok(Key { caller, name, fingerprint, kept_for: self.kept_for })
+        Ok(Key { caller, name, fingerprint, retention: self.retention })
     }
 }
 
@@ -66,7 +66,7 @@ fn name(parts: &Parts) -> Result<Option<String>, Failure> {
 
 /// A change that is asked for, and the name that its request gives itself. Behind the caller, whose name it is.
 #[derive(Debug)]
-pub struct Change<B>(pub Named, pub B);
+pub struct Idempotent<B>(pub Named, pub B);
 
 /// The name that a request gives itself, if any.
 #[derive(Debug)]
@@ -74,8 +74,8 @@ pub struct Named(Option<Key>);
 
 impl Named {
     /// What its answer is when it succeeds.
-    pub fn once(self, success: StatusCode) -> Option<Once> {
-        self.0.map(|key| Once { key, success: success.as_u16(), refusal })
+    pub fn once(self, success: StatusCode) -> Option<IdempotencyKey> {
+        self.0.map(|key| IdempotencyKey { key, success: success.as_u16(), refusal })
     }
 }
 
@@ -87,31 +87,33 @@ fn refusal(error: &Error) -> Option<Answer> {
     kept.then(|| Answer { status: status.as_u16(), body: failure.body() })
 }
 
-impl<S: Send + Sync, B: FromRequest<S, Rejection = Failure>> FromRequest<S> for Change<B> {
+impl<S: Send + Sync, B: FromRequest<S, Rejection = Failure>> FromRequest<S> for Idempotent<B> {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, state: &S) -> Result<Change<B>, Failure> {
+    async fn from_request(request: Request, state: &S) -> Result<Idempotent<B>, Failure> {
         let (parts, body) = request.into_parts();
         let Some(name) = name(&parts)? else {
             let body = B::from_request(Request::from_parts(parts, body), state).await?;
-            return Ok(Change(Named(None), body));
+            return Ok(Idempotent(Named(None), body));
         };
         let bytes = read(Request::from_parts(parts.clone(), body), state).await?;
-        let key = Checks::of(&parts)?.keys.key(&parts, name, &bytes)?;
+        let key = RequestContext::of(&parts)?.keys.key(&parts, name, &bytes)?;
         let request = Request::from_parts(parts, Body::from(bytes));
-        Ok(Change(Named(Some(key)), B::from_request(request, state).await?))
+        Ok(Idempotent(Named(Some(key)), B::from_request(request, state).await?))
     }
 }
 
 /// The answer to a change: made now, or as it was made before.
 #[derive(Debug)]
-pub struct Changed<T>(pub StatusCode, pub Done<T>);
+pub struct IdempotentResponse<T>(pub StatusCode, pub Replayable<T>);
 
-impl<T: Serialize> IntoResponse for Changed<T> {
+impl<T: Serialize> IntoResponse for IdempotentResponse<T> {
     fn into_response(self) -> Response {
         match self {
-            Changed(success, Done::Now(done)) => (success, Json(done)).into_response(),
-            Changed(_, Done::Before(Answer { status, body })) => {
+            IdempotentResponse(success, Replayable::Now(done)) => {
+                (success, Json(done)).into_response()
+            }
+            IdempotentResponse(_, Replayable::Before(Answer { status, body })) => {
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
                 let json = HeaderValue::from_static("application/json");
                 let kind = if status.is_success() { json } else { PROBLEM_JSON };

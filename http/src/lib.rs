@@ -1,43 +1,43 @@
 //! The edge of a node: routes, bodies, tokens, status codes, and the API's documentation. The only crate that knows axum.
 
 mod actors;
-mod asking;
+mod admin_page;
 mod audit;
+mod auth;
 mod body;
-mod books;
-mod callers;
 mod catalog;
+mod client;
 mod cluster;
 mod dead_letters;
 mod docs;
-mod edge;
+mod health;
 mod idempotency;
-mod lists;
-mod operations;
 mod orders;
-mod page;
 mod pages;
 mod peers;
 mod problem;
+mod response_cache;
 mod resync;
+mod server;
+mod snapshot;
 mod tokens;
 mod users;
 
-pub use books::Books;
-pub use callers::{Gate, Remote};
+pub use auth::{Authenticator, RemoteVerifier};
 pub use catalog::Catalog;
 pub use cluster::Cluster;
-pub use edge::{Doors, Edge, Limits};
+pub use health::Health;
 pub use idempotency::Keys;
-pub use lists::Lists;
-pub use operations::Vitals;
 pub use pages::Page;
 pub use peers::Peers;
+pub use response_cache::ResponseCache;
 pub use resync::{Copies, Resync};
+pub use server::{HttpServer, Limits, Shutdown};
+pub use snapshot::SnapshotApi;
 pub use tokens::{Algorithm, Tokens};
 pub use users::Auth;
 
-use shop_actors::Addr;
+use shop_runtime::Addr;
 use utoipa_axum::router::OpenApiRouter;
 
 /// What a node's clients may call, and whom it asks.

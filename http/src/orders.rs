@@ -4,19 +4,19 @@ use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
 use deserr::Deserr;
-use shop_actors::Addr;
 use shop_actors::orders::{MOST_IN_A_BATCH, Msg};
-use shop_persistence::Invalid;
+use shop_persistence::InvalidValue;
 use shop_persistence::catalog::ProductId;
 use shop_persistence::orders::{self, Item, ItemId, NewOrder, Order, OrderId};
 use shop_persistence::users::UserId;
+use shop_runtime::Addr;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::auth::Authenticated;
 use crate::body::{BrokenRules, Json, Path, uuid};
-use crate::callers::Signed;
-use crate::idempotency::{Change, Changed, KeyHeader};
+use crate::idempotency::{Idempotent, IdempotentResponse, KeyHeader};
 use crate::problem::{Problem, Result};
 
 /// The order node's routes.
@@ -33,11 +33,11 @@ pub fn routes(orders: Addr<Msg>) -> OpenApiRouter {
 #[deserr(error = BrokenRules)]
 struct PlaceOrder {
     /// Whose it shall be: the caller's own, or for an administrator anybody's.
-    #[deserr(try_from(String) = uuid -> Invalid)]
+    #[deserr(try_from(String) = uuid -> InvalidValue)]
     #[schema(value_type = uuid::Uuid)]
     user_id: UserId,
     /// 1 to 100 items.
-    #[deserr(try_from(Vec<OrderItem>) = some_items -> Invalid)]
+    #[deserr(try_from(Vec<OrderItem>) = some_items -> InvalidValue)]
     #[schema(value_type = Vec<OrderItem>, min_items = 1, max_items = 100)]
     items: Vec<OrderItem>,
 }
@@ -50,12 +50,12 @@ struct OrderItem {
     #[schema(example = 7)]
     product_id: ProductId,
     /// How many of it.
-    #[deserr(try_from(i64) = orders::quantity -> Invalid)]
+    #[deserr(try_from(i64) = orders::quantity -> InvalidValue)]
     #[schema(minimum = 1, maximum = 1_000_000, example = 2)]
     quantity: i64,
 }
 
-fn some_items(items: Vec<OrderItem>) -> Result<Vec<OrderItem>, Invalid> {
+fn some_items(items: Vec<OrderItem>) -> Result<Vec<OrderItem>, InvalidValue> {
     orders::length(items.len())?;
     Ok(items)
 }
@@ -67,14 +67,14 @@ fn some_items(items: Vec<OrderItem>) -> Result<Vec<OrderItem>, Invalid> {
 )]
 async fn place(
     State(orders): State<Addr<Msg>>,
-    Signed(caller): Signed,
-    Change(named, Json(PlaceOrder { user_id, items })): Change<Json<PlaceOrder>>,
-) -> Result<Changed<Order>> {
+    Authenticated(caller): Authenticated,
+    Idempotent(named, Json(PlaceOrder { user_id, items })): Idempotent<Json<PlaceOrder>>,
+) -> Result<IdempotentResponse<Order>> {
     let items = items.into_iter().map(|item| (item.product_id, item.quantity)).collect();
     let new = NewOrder::new(user_id, items)?;
     let once = named.once(StatusCode::CREATED);
     let place = |reply| Msg::Place(new, caller, once, reply);
-    Ok(Changed(StatusCode::CREATED, orders.ask_together(MOST_IN_A_BATCH, place).await?))
+    Ok(IdempotentResponse(StatusCode::CREATED, orders.ask_batched(MOST_IN_A_BATCH, place).await?))
 }
 
 /// An order, for its owner or an administrator.
@@ -84,7 +84,7 @@ async fn place(
 )]
 async fn find(
     State(orders): State<Addr<Msg>>,
-    Signed(caller): Signed,
+    Authenticated(caller): Authenticated,
     Path(id): Path<OrderId>,
 ) -> Result<Answer<Order>> {
     Ok(Answer(orders.ask(id, |reply| Msg::Find(id, caller, reply)).await?))
@@ -98,7 +98,7 @@ struct SetQuantity {
     #[schema(example = 31)]
     order_item_id: ItemId,
     /// How many of it.
-    #[deserr(try_from(i64) = orders::quantity -> Invalid)]
+    #[deserr(try_from(i64) = orders::quantity -> InvalidValue)]
     #[schema(minimum = 1, maximum = 1_000_000, example = 3)]
     quantity: i64,
 }
@@ -111,12 +111,12 @@ struct SetQuantity {
 )]
 async fn set_quantity(
     State(orders): State<Addr<Msg>>,
-    Signed(caller): Signed,
+    Authenticated(caller): Authenticated,
     Path(id): Path<OrderId>,
-    Change(named, Json(new)): Change<Json<SetQuantity>>,
-) -> Result<Changed<Item>> {
+    Idempotent(named, Json(new)): Idempotent<Json<SetQuantity>>,
+) -> Result<IdempotentResponse<Item>> {
     let SetQuantity { order_item_id: item, quantity } = new;
     let once = named.once(StatusCode::OK);
     let set = |reply| Msg::SetQuantity(id, item, quantity, caller, once, reply);
-    Ok(Changed(StatusCode::OK, orders.ask(id, set).await?))
+    Ok(IdempotentResponse(StatusCode::OK, orders.ask(id, set).await?))
 }

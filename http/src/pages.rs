@@ -13,8 +13,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::stream::{self, TryStreamExt};
 use serde::{Deserialize, Serialize};
-use shop_persistence::lists::Part;
-use shop_persistence::{Error, Invalid};
+use shop_persistence::pages::PageRequest;
+use shop_persistence::{Error, InvalidValue};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
@@ -56,10 +56,10 @@ impl Limit {
 }
 
 impl TryFrom<i64> for Limit {
-    type Error = Invalid;
+    type Error = InvalidValue;
 
-    fn try_from(limit: i64) -> Result<Limit, Invalid> {
-        Invalid::unless_within(limit, 1..=1000).map(Limit)
+    fn try_from(limit: i64) -> Result<Limit, InvalidValue> {
+        InvalidValue::unless_within(limit, 1..=1000).map(Limit)
     }
 }
 
@@ -90,13 +90,14 @@ impl Page {
     /// The page of a list that asking for this part has brought; one thing more than fits is the first of the next page.
     pub fn of<T: Serialize, C: ToString, A>(
         mut things: Vec<T>,
-        part: Part<A>,
+        part: PageRequest<A>,
         place: impl FnOnce(&T) -> C,
     ) -> Result<Page, Error> {
         let more = things.len() as i64 == part.limit;
         things.truncate(usize::try_from(part.limit - 1).unwrap_or_default());
         let next = things.last().filter(|_| more).map(|last| place(last).to_string());
-        let json = serde_json::to_vec(&things).map_err(|error| Error::Bug(error.into()))?.into();
+        let json =
+            serde_json::to_vec(&things).map_err(|error| Error::Internal(error.into()))?.into();
         Ok(Page { json, next, tag: OnceLock::new(), compressed: OnceLock::new() })
     }
 
@@ -138,7 +139,7 @@ fn gzip(json: &[u8]) -> std::io::Result<Vec<u8>> {
 
 /// A list, as it is asked for.
 #[derive(Debug)]
-pub struct Asked<C> {
+pub struct ListQuery<C> {
     limit: Option<Limit>,
     after: Option<C>,
     takes_gzip: bool,
@@ -146,17 +147,17 @@ pub struct Asked<C> {
     has: Option<HeaderValue>,
 }
 
-impl<S: Send + Sync, C: FromStr> FromRequestParts<S> for Asked<C> {
+impl<S: Send + Sync, C: FromStr> FromRequestParts<S> for ListQuery<C> {
     type Rejection = Failure;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Asked<C>, Failure> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<ListQuery<C>, Failure> {
         let Query(Paging { limit, cursor }) = Query::from_request_parts(parts, state).await?;
         let after = cursor.map(|cursor| cursor.parse()).transpose().map_err(|_| {
             let detail = "the cursor cannot be read; take the one of the last page's header Link";
             Failure::new(StatusCode::BAD_REQUEST, detail)
         })?;
         let has = parts.headers.get(header::IF_NONE_MATCH).cloned();
-        Ok(Asked { limit, after, takes_gzip: takes_gzip(&parts.headers), has })
+        Ok(ListQuery { limit, after, takes_gzip: takes_gzip(&parts.headers), has })
     }
 }
 
@@ -170,20 +171,20 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
     })
 }
 
-impl<C: FromStr + Send + 'static> Asked<C> {
+impl<C: FromStr + Send + 'static> ListQuery<C> {
     /// Answers with the page that is asked for, or else with the whole list. `fetch` brings a part of it; `path` is where
     /// the list is, with what it is filtered by.
     pub async fn answer<F>(
         self,
         path: &str,
-        fetch: impl Fn(Part<C>) -> F + Send + 'static,
+        fetch: impl Fn(PageRequest<C>) -> F + Send + 'static,
     ) -> Result<Response>
     where
         F: Future<Output = Result<Arc<Page>, Error>> + Send + 'static,
     {
-        let Asked { limit, after, takes_gzip, has } = self;
+        let ListQuery { limit, after, takes_gzip, has } = self;
         let length = limit.unwrap_or(WHOLE);
-        let page = fetch(Part { after, limit: length.part() }).await?;
+        let page = fetch(PageRequest { after, limit: length.part() }).await?;
         match (limit, &page.next) {
             (None, Some(_)) => Ok(whole(page, fetch)),
             (None, None) => Ok(answer(&page, None, takes_gzip, has)),
@@ -246,7 +247,7 @@ fn is_among(has: &HeaderValue, tag: &Tag) -> bool {
 /// cannot be read the answer breaks off, and the client sees that it did.
 fn whole<C: FromStr + Send + 'static, F>(
     first: Arc<Page>,
-    fetch: impl Fn(Part<C>) -> F + Send + 'static,
+    fetch: impl Fn(PageRequest<C>) -> F + Send + 'static,
 ) -> Response
 where
     F: Future<Output = Result<Arc<Page>, Error>> + Send + 'static,
@@ -256,8 +257,9 @@ where
         let Some(page) = page else { return Ok(None) };
         let next = match &page.next {
             Some(place) => {
-                let after = place.parse().map_err(|_| Error::Bug("an unreadable cursor".into()))?;
-                Some(fetch(Part { after: Some(after), limit: WHOLE.part() }).await?)
+                let after =
+                    place.parse().map_err(|_| Error::Internal("an unreadable cursor".into()))?;
+                Some(fetch(PageRequest { after: Some(after), limit: WHOLE.part() }).await?)
             }
             None => None,
         };

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use shop_persistence::books::{Books, Person, Stock, Summary};
 use shop_persistence::catalog::ProductId;
+use shop_persistence::snapshot::{Snapshot, Stock, Summary, UserRecord};
 use shop_persistence::stock::Movement;
 use shop_persistence::users::UserId;
 use shop_persistence::{Error, Result};
 use uuid::Uuid;
 
-use crate::asking::send;
+use crate::client::send;
 use crate::tokens::Tokens;
 
 /// How long another node may take to be there.
@@ -80,7 +80,7 @@ impl Peer {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::debug!(%error, node = name, "a node does not answer");
-                return Err(Error::Away(format!("the {name} node is away").into()));
+                return Err(Error::Unavailable(format!("the {name} node is away").into()));
             }
         };
         let why = match answer.status().as_u16() {
@@ -97,12 +97,12 @@ impl Peer {
             }
             status => format!("does not show its books: it answers {status}"),
         };
-        Err(Error::Away(format!("the {name} node {why}").into()))
+        Err(Error::Unavailable(format!("the {name} node {why}").into()))
     }
 }
 
-impl Books for Peer {
-    async fn people(&self, after: UserId, limit: i64) -> Result<Vec<Person>> {
+impl Snapshot for Peer {
+    async fn users(&self, after: UserId, limit: i64) -> Result<Vec<UserRecord>> {
         self.read(format!("people?after={after}&limit={limit}")).await
     }
 

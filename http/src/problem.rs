@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use shop_persistence::{BrokenRule, Error};
+use shop_persistence::{Error, FieldError};
 use utoipa::{ToResponse, ToSchema};
 
 /// What went wrong, and what to do about it (RFC 9457).
@@ -30,7 +30,7 @@ pub struct Problem {
     detail: Cow<'static, str>,
     /// Every rule that the body breaks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    errors: Vec<BrokenRule>,
+    errors: Vec<FieldError>,
 }
 
 /// What handlers return.
@@ -41,7 +41,7 @@ pub type Result<T, E = Failure> = std::result::Result<T, E>;
 pub struct Failure {
     status: StatusCode,
     detail: Cow<'static, str>,
-    errors: Vec<BrokenRule>,
+    errors: Vec<FieldError>,
     /// Whether the same request may well succeed in a moment.
     passing: bool,
 }
@@ -57,7 +57,7 @@ impl Failure {
     }
 
     /// A body that breaks these rules.
-    pub fn broken(errors: Vec<BrokenRule>) -> Failure {
+    pub fn broken(errors: Vec<FieldError>) -> Failure {
         let detail = "the body breaks rules; errors lists them all";
         Failure { errors, ..Failure::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
     }
@@ -65,23 +65,27 @@ impl Failure {
     /// What an error is to the client.
     pub fn of(error: &Error) -> Failure {
         let status = match error {
-            Error::Missing(_) => StatusCode::NOT_FOUND,
-            Error::Taken(_) | Error::Conflict(_) | Error::InFlight => StatusCode::CONFLICT,
-            Error::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Error::NotFound(_) => StatusCode::NOT_FOUND,
+            Error::AlreadyExists(_) | Error::Conflict(_) | Error::RequestInProgress => {
+                StatusCode::CONFLICT
+            }
+            Error::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
             Error::Forbidden(_) => StatusCode::FORBIDDEN,
-            Error::Overloaded(_) | Error::Away(_) | Error::Crashed(_) => {
+            Error::Overloaded(_) | Error::Unavailable(_) | Error::Crashed(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Error::Broken(_) | Error::OtherRequest => StatusCode::UNPROCESSABLE_ENTITY,
-            Error::Bug(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Error::Invalid(_) | Error::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         match error {
-            Error::Broken(errors) => Failure::broken(errors.clone()),
-            Error::Bug(_) => Failure::new(
+            Error::Invalid(errors) => Failure::broken(errors.clone()),
+            Error::Internal(_) => Failure::new(
                 status,
                 "something is wrong here; the log says what, under this request's id",
             ),
-            Error::InFlight => Failure { passing: true, ..Failure::new(status, error.to_string()) },
+            Error::RequestInProgress => {
+                Failure { passing: true, ..Failure::new(status, error.to_string()) }
+            }
             error => Failure::new(status, error.to_string()),
         }
     }
@@ -106,9 +110,15 @@ impl Failure {
     }
 }
 
+impl From<shop_runtime::Error> for Failure {
+    fn from(error: shop_runtime::Error) -> Failure {
+        Failure::from(Error::from(error))
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        if let Error::Bug(bug) = &error {
+        if let Error::Internal(bug) = &error {
             tracing::error!(bug, "a request met a bug");
         }
         Failure::of(&error)

@@ -5,13 +5,16 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shop_actors::inspector::Probe;
-use shop_actors::{Addr, Backoff, Handled, Service, catalog, customers, orders};
-use shop_persistence::books::{Books, FIRST, FIRST_PRODUCT, Own, Person, Stock};
-use shop_persistence::customers::News;
-use shop_persistence::resyncs::{self, Progress, Turn};
+use shop_actors::{catalog, customers, orders};
+use shop_persistence::customers::UserUpdate;
+use shop_persistence::resyncs::{self, Progress, ResyncLease};
+use shop_persistence::snapshot::{
+    FIRST, FIRST_PRODUCT, LocalSnapshot, Snapshot, Stock, UserRecord,
+};
 use shop_persistence::stock::{self, Offer};
 use shop_persistence::{Database, Error, Result, Schema};
+use shop_runtime::registry::ActorMetrics;
+use shop_runtime::{Addr, Backoff, HandlerResult, Service};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -52,19 +55,19 @@ pub enum Copies {
 
 impl Service for Resync {
     /// To cut it off anywhere is harmless: what is not done starts over.
-    async fn run(self, probe: Arc<Probe>, stop: CancellationToken) -> Handled {
-        stop.run_until_cancelled(self.keep_looking(&probe)).await;
+    async fn run(self, actor_metrics: Arc<ActorMetrics>, stop: CancellationToken) -> HandlerResult {
+        stop.run_until_cancelled(self.keep_looking(&actor_metrics)).await;
         Ok(())
     }
 }
 
 impl Resync {
-    async fn keep_looking(&self, probe: &Arc<Probe>) {
+    async fn keep_looking(&self, actor_metrics: &Arc<ActorMetrics>) {
         let mut backoff = Backoff::default();
         let mut said = String::new();
         let mut compared = Compared::default();
         loop {
-            let pause = match probe.measure("Look", self.look(&mut compared)).await {
+            let pause = match actor_metrics.measure("Look", self.look(&mut compared)).await {
                 Ok(()) => {
                     said.clear();
                     LOOK
@@ -121,13 +124,13 @@ impl Resync {
 
     /// Resyncs, if that is due and no other replica is at it.
     async fn when_due(&self) -> Result<()> {
-        let Some(mut turn) = Turn::take(&self.database).await? else { return Ok(()) };
+        let Some(mut turn) = ResyncLease::take(&self.database).await? else { return Ok(()) };
         let mut progress = Progress::default();
         match self.copy(&mut turn, &mut progress).await {
             Ok(()) => {
                 turn.finish().await?;
-                let Progress { people, movements, products } = progress;
-                tracing::info!(people, movements, products, "the copies are made anew");
+                let Progress { users, movements, products } = progress;
+                tracing::info!(users, movements, products, "the copies are made anew");
                 Ok(())
             }
             Err(error) => {
@@ -137,15 +140,15 @@ impl Resync {
         }
     }
 
-    async fn copy(&self, turn: &mut Turn, progress: &mut Progress) -> Result<()> {
+    async fn copy(&self, turn: &mut ResyncLease, progress: &mut Progress) -> Result<()> {
         match &self.copies {
             Copies::Catalog(customers, catalog) => {
-                let own = Own::new(&self.database, Schema::Catalog);
+                let own = LocalSnapshot::new(&self.database, Schema::Catalog);
                 copy_people(&own, &self.peers.auth, customers, turn, progress).await?;
                 copy_sales(&self.peers.order, catalog, turn, progress).await
             }
             Copies::Order(customers, orders) => {
-                let own = Own::new(&self.database, Schema::Order);
+                let own = LocalSnapshot::new(&self.database, Schema::Order);
                 // The sales before all else: what is sold must not be for sale again any longer than need be.
                 take_over_sales(&self.peers.catalog, orders, turn, progress).await?;
                 copy_people(&own, &self.peers.auth, customers, turn, progress).await?;
@@ -158,10 +161,10 @@ impl Resync {
 /// Tells the owner of customers of all users, and of those who are gone. On a new database nobody is: whoever is known
 /// there came with the news, and so will it be said when they go.
 async fn copy_people(
-    own: &Own,
+    own: &LocalSnapshot,
     auth: &Peer,
     customers: &Addr<customers::Msg>,
-    turn: &mut Turn,
+    turn: &mut ResyncLease,
     progress: &mut Progress,
 ) -> Result<()> {
     let mut after = FIRST;
@@ -169,15 +172,15 @@ async fn copy_people(
         // Our own first: whoever is known here and then not there is gone, not just new.
         let known = match turn.is_first() {
             true => vec![],
-            false => own.people(after, PAGE).await?,
+            false => own.users(after, PAGE).await?,
         };
-        let users = auth.people(after, PAGE).await?;
+        let users = auth.users(after, PAGE).await?;
         let ends = [&known, &users].map(|page| end_of(page));
         let end = ends.into_iter().flatten().min();
         let news = news_of(known, users, end.unwrap_or(Uuid::max()));
         if !news.is_empty() {
-            progress.people += news.iter().filter(|news| news.user.is_some()).count() as i64;
-            tell(|| customers.ask((), |reply| customers::Msg::Hear(news.clone(), reply))).await?;
+            progress.users += news.iter().filter(|news| news.user.is_some()).count() as i64;
+            tell(|| customers.ask((), |reply| customers::Msg::Apply(news.clone(), reply))).await?;
         }
         turn.work(*progress).await?;
         match end {
@@ -188,21 +191,22 @@ async fn copy_people(
 }
 
 /// The last id of a page that others follow.
-fn end_of(page: &[Person]) -> Option<Uuid> {
+fn end_of(page: &[UserRecord]) -> Option<Uuid> {
     page.last().filter(|_| page.len() as i64 == PAGE).map(|person| person.id)
 }
 
 /// What is to be heard of users up to `end`: what they are like, and who of those known is gone. Nobody knows any more
 /// with which version somebody went; it was at least the next one.
-fn news_of(known: Vec<Person>, users: Vec<Person>, end: Uuid) -> Vec<News> {
-    let gone = |person: &&Person| {
+fn news_of(known: Vec<UserRecord>, users: Vec<UserRecord>, end: Uuid) -> Vec<UserUpdate> {
+    let gone = |person: &&UserRecord| {
         !person.deleted && users.binary_search_by_key(&person.id, |user| user.id).is_err()
     };
     let gone = known.iter().filter(|person| person.id <= end).filter(gone);
-    let gone = gone.map(|person| News { id: person.id, version: person.version + 1, user: None });
+    let gone =
+        gone.map(|person| UserUpdate { id: person.id, version: person.version + 1, user: None });
     let mut news: Vec<_> = gone.collect();
     let users = users.into_iter().filter(|user| user.id <= end);
-    news.extend(users.map(|Person { id, version, user, .. }| News { id, version, user }));
+    news.extend(users.map(|UserRecord { id, version, user, .. }| UserUpdate { id, version, user }));
     news
 }
 
@@ -210,11 +214,11 @@ fn news_of(known: Vec<Person>, users: Vec<Person>, end: Uuid) -> Vec<News> {
 async fn copy_sales(
     order: &Peer,
     catalog: &Addr<catalog::Msg>,
-    turn: &mut Turn,
+    turn: &mut ResyncLease,
     progress: &mut Progress,
 ) -> Result<()> {
     if let Some(newest) = order.summary().await?.newest_product {
-        tell(|| catalog.ask((), |reply| catalog::Msg::PassOver(newest, reply))).await?;
+        tell(|| catalog.ask((), |reply| catalog::Msg::Skip(newest, reply))).await?;
     }
     let mut after = FIRST;
     loop {
@@ -231,7 +235,7 @@ async fn copy_sales(
 async fn take_over_sales(
     catalog: &Peer,
     orders: &Addr<orders::Msg>,
-    turn: &mut Turn,
+    turn: &mut ResyncLease,
     progress: &mut Progress,
 ) -> Result<()> {
     let mut after = FIRST;
@@ -249,7 +253,7 @@ async fn take_over_sales(
 async fn copy_products(
     catalog: &Peer,
     orders: &Addr<orders::Msg>,
-    turn: &mut Turn,
+    turn: &mut ResyncLease,
     progress: &mut Progress,
 ) -> Result<()> {
     let mut after = FIRST_PRODUCT;
@@ -257,7 +261,7 @@ async fn copy_products(
         let page = catalog.products(after, PAGE, FIRST).await?;
         let Some(last) = page.last().map(|product| product.id) else { return Ok(()) };
         let news: Vec<_> = page.into_iter().map(news_of_product).collect();
-        let offer = |news: &[stock::News]| {
+        let offer = |news: &[stock::ProductUpdate]| {
             let news = news.to_vec();
             orders.ask((), |reply| orders::Msg::Offer(news, reply))
         };
@@ -282,9 +286,9 @@ async fn copy_products(
     }
 }
 
-fn news_of_product(stock: Stock) -> stock::News {
+fn news_of_product(stock: Stock) -> stock::ProductUpdate {
     let Stock { id, name, price, category_id, version, stocked: quantity, .. } = stock;
-    stock::News { version, offer: Offer { id, name, price, quantity, category_id } }
+    stock::ProductUpdate { version, offer: Offer { id, name, price, quantity, category_id } }
 }
 
 /// Asks an owner; while it has too much to do, waits and asks again.
@@ -304,15 +308,15 @@ mod tests {
 
     use super::*;
 
-    fn person(id: u128, version: i64) -> Person {
+    fn person(id: u128, version: i64) -> UserRecord {
         let id = Uuid::from_u128(id);
         let (username, email) = ("anna".to_owned(), "anna@example.com".to_owned());
         let user = Some(User { id, username, email, role: Role::User });
-        Person { id, version, user, deleted: false }
+        UserRecord { id, version, user, deleted: false }
     }
 
-    fn gone(id: u128, version: i64) -> Person {
-        Person { deleted: true, ..person(id, version) }
+    fn gone(id: u128, version: i64) -> UserRecord {
+        UserRecord { deleted: true, ..person(id, version) }
     }
 
     #[test]

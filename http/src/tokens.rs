@@ -6,7 +6,8 @@ pub use jsonwebtoken::Algorithm;
 use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use shop_persistence::users::{Role, User, UserId};
-use shop_persistence::{Error, Result, date};
+use shop_persistence::{Error, Result};
+use shop_runtime::now;
 use uuid::Uuid;
 
 /// What a token says.
@@ -27,7 +28,7 @@ pub struct Claims {
 }
 
 /// At `exp` a token is over (RFC 7519, 4.1.4).
-pub(crate) const EXPIRED: Error = Error::Unauthorized("this token has expired; sign in again");
+pub(crate) const EXPIRED: Error = Error::Unauthenticated("this token has expired; sign in again");
 
 /// Whom the tokens of nodes are for: each other. A user's token is for nobody in particular.
 const NODES: &str = "shop-node";
@@ -83,7 +84,7 @@ impl Tokens {
 
     /// A token for this user.
     pub fn sign(&self, user: &User) -> Result<String> {
-        let now = date().as_second();
+        let now = now().as_second();
         let claims = Claims {
             sub: user.id,
             username: user.username.clone(),
@@ -93,22 +94,22 @@ impl Tokens {
             jti: Uuid::new_v4(),
         };
         jsonwebtoken::encode(&self.header, &claims, &self.encoding)
-            .map_err(|error| Error::Bug(error.into()))
+            .map_err(|error| Error::Internal(error.into()))
     }
 
     /// A short text that is the same for the same `request` only, and that says nothing about it to whoever does not
     /// have the secret. No token can be made of it: what a token's signature is made of has no spaces.
     pub fn fingerprint(&self, request: &[u8]) -> Result<String> {
         jsonwebtoken::crypto::sign(request, &self.encoding, self.header.alg)
-            .map_err(|error| Error::Bug(error.into()))
+            .map_err(|error| Error::Internal(error.into()))
     }
 
     /// A token with which this node asks another.
     pub(crate) fn sign_node(&self, node: &str) -> Result<String> {
-        let end = date().as_second().saturating_add_unsigned(NODE_LIFETIME.as_secs());
+        let end = now().as_second().saturating_add_unsigned(NODE_LIFETIME.as_secs());
         let claims = NodeClaims { sub: node.to_owned(), aud: NODES.to_owned(), exp: end };
         jsonwebtoken::encode(&self.header, &claims, &self.encoding)
-            .map_err(|error| Error::Bug(error.into()))
+            .map_err(|error| Error::Internal(error.into()))
     }
 
     /// Whether a token is a node's, and good.
@@ -122,7 +123,7 @@ impl Tokens {
         match jsonwebtoken::decode(token, &self.decoding, &self.validation) {
             Ok(token) => Ok(token.claims),
             Err(error) if matches!(error.kind(), ExpiredSignature) => Err(EXPIRED),
-            Err(_) => Err(Error::Unauthorized("this token is not good; sign in again")),
+            Err(_) => Err(Error::Unauthenticated("this token is not good; sign in again")),
         }
     }
 }
@@ -177,7 +178,7 @@ mod tests {
         assert!(!ours.is_of_node(&ours.sign(&user()).unwrap()));
 
         // Not even one that claims all that a user's does, or a user's that is for somebody.
-        let exp = date().as_second() + 60;
+        let exp = now().as_second() + 60;
         let both = |aud: Option<&str>| {
             let claims = serde_json::json!({"sub": Uuid::new_v4(), "username": "anna", "role": "ADMIN",
                 "iat": 0, "exp": exp, "jti": Uuid::new_v4(), "aud": aud});

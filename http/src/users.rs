@@ -8,20 +8,20 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use deserr::Deserr;
 use serde::Serialize;
-use shop_actors::Addr;
 use shop_actors::passwords::{Password, Passwords};
 use shop_actors::users::Msg;
 use shop_persistence::users::{Email, NewUser, Profile, Role, User, UserId, Username};
-use shop_persistence::{Error, Invalid, Note};
+use shop_persistence::{Confirmation, Error, InvalidValue};
+use shop_runtime::Addr;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use crate::auth::{self, Admin, Authenticated, Token, Verdict};
 use crate::body::{BrokenRules, Json, NoBody, Path};
-use crate::callers::{self, Admin, Signed, Token, Verdict};
-use crate::idempotency::{Change, Changed, KeyHeader};
-use crate::pages::{Asked, Page, Paging};
+use crate::idempotency::{Idempotent, IdempotentResponse, KeyHeader};
+use crate::pages::{ListQuery, Page, Paging};
 use crate::problem::{Problem, Result};
 use crate::tokens::Tokens;
 
@@ -54,15 +54,15 @@ pub fn routes(auth: Auth) -> OpenApiRouter {
 #[deserr(error = BrokenRules)]
 struct Register {
     /// 3 to 64 characters, no spaces or control characters, unique whatever its case.
-    #[deserr(try_from(String) = Username::parse -> Invalid)]
+    #[deserr(try_from(String) = Username::parse -> InvalidValue)]
     #[schema(value_type = String, min_length = 3, max_length = 64, example = "anna")]
     username: Username,
     /// A valid address, unique whatever its case.
-    #[deserr(try_from(String) = Email::parse -> Invalid)]
+    #[deserr(try_from(String) = Email::parse -> InvalidValue)]
     #[schema(value_type = String, format = Email, max_length = 254, example = "anna@example.com")]
     email: Email,
     /// At least 8 characters, at most 72 bytes.
-    #[deserr(try_from(String) = Password::parse -> Invalid)]
+    #[deserr(try_from(String) = Password::parse -> InvalidValue)]
     #[schema(value_type = String, format = Password, min_length = 8, max_length = 72, example = "correct horse")]
     password: Password,
 }
@@ -74,14 +74,14 @@ struct Register {
 )]
 async fn register(
     State(auth): State<Auth>,
-    Change(named, Json(new)): Change<Json<Register>>,
-) -> Result<Changed<User>> {
+    Idempotent(named, Json(new)): Idempotent<Json<Register>>,
+) -> Result<IdempotentResponse<User>> {
     let Register { username, email, password } = new;
     let password_hash = auth.passwords.hash(password).await?;
     let new = NewUser { username, email, password_hash, role: Role::User };
     let once = named.once(StatusCode::CREATED);
     let register = |reply| Msg::Register(new, once, reply);
-    Ok(Changed(StatusCode::CREATED, auth.users.ask(Uuid::new_v4(), register).await?))
+    Ok(IdempotentResponse(StatusCode::CREATED, auth.users.ask(Uuid::new_v4(), register).await?))
 }
 
 /// Somebody who signs in.
@@ -123,7 +123,7 @@ async fn login(State(auth): State<Auth>, Json(login): Json<Login>) -> Result<Ans
     let (user, hash) = found.map(|found| (found.user, found.password_hash)).unzip();
     let proven = auth.passwords.verify(password, hash).await?;
     let user = user.filter(|_| proven);
-    let user = user.ok_or(Error::Unauthorized("the name or the password is wrong"))?;
+    let user = user.ok_or(Error::Unauthenticated("the name or the password is wrong"))?;
     let expires_in = auth.tokens.lifetime().as_secs();
     let access_token = auth.tokens.sign(&user)?;
     Ok(Answer(SignedIn { access_token, token_type: "bearer", expires_in }))
@@ -138,7 +138,7 @@ async fn verify(
     State(auth): State<Auth>,
     Json(Token { token }): Json<Token>,
 ) -> Result<Answer<Verdict>> {
-    Ok(Answer(Verdict::of(callers::verify(&auth.tokens, &auth.users, &token).await)?))
+    Ok(Answer(Verdict::of(auth::verify(&auth.tokens, &auth.users, &token).await)?))
 }
 
 /// The caller.
@@ -146,7 +146,10 @@ async fn verify(
     get, path = "/api/v1/users/me", tag = "users",
     responses((status = 200, body = User), (status = "default", response = Problem))
 )]
-async fn me(State(auth): State<Auth>, Signed(caller): Signed) -> Result<Answer<User>> {
+async fn me(
+    State(auth): State<Auth>,
+    Authenticated(caller): Authenticated,
+) -> Result<Answer<User>> {
     Ok(Answer(auth.users.ask(caller.id, |reply| Msg::Find(caller.id, reply)).await?))
 }
 
@@ -155,20 +158,20 @@ async fn me(State(auth): State<Auth>, Signed(caller): Signed) -> Result<Answer<U
 #[deserr(error = BrokenRules)]
 struct UpdateMe {
     /// The new name.
-    #[deserr(default, try_from(Option<String>) = some_username -> Invalid)]
+    #[deserr(default, try_from(Option<String>) = some_username -> InvalidValue)]
     #[schema(value_type = Option<String>, min_length = 3, max_length = 64, example = "anna")]
     username: Option<Username>,
     /// The new address.
-    #[deserr(default, try_from(Option<String>) = some_email -> Invalid)]
+    #[deserr(default, try_from(Option<String>) = some_email -> InvalidValue)]
     #[schema(value_type = Option<String>, format = Email, max_length = 254, example = "anna@example.org")]
     email: Option<Email>,
 }
 
-fn some_username(text: Option<String>) -> Result<Option<Username>, Invalid> {
+fn some_username(text: Option<String>) -> Result<Option<Username>, InvalidValue> {
     text.map(Username::parse).transpose()
 }
 
-fn some_email(text: Option<String>) -> Result<Option<Email>, Invalid> {
+fn some_email(text: Option<String>) -> Result<Option<Email>, InvalidValue> {
     text.map(Email::parse).transpose()
 }
 
@@ -179,13 +182,13 @@ fn some_email(text: Option<String>) -> Result<Option<Email>, Invalid> {
 )]
 async fn update_me(
     State(auth): State<Auth>,
-    Signed(caller): Signed,
-    Change(named, Json(UpdateMe { username, email })): Change<Json<UpdateMe>>,
-) -> Result<Changed<User>> {
+    Authenticated(caller): Authenticated,
+    Idempotent(named, Json(UpdateMe { username, email })): Idempotent<Json<UpdateMe>>,
+) -> Result<IdempotentResponse<User>> {
     let profile = Profile { username, email };
     let once = named.once(StatusCode::OK);
     let update = |reply| Msg::Update(caller.id, profile, once, reply);
-    Ok(Changed(StatusCode::OK, auth.users.ask(caller.id, update).await?))
+    Ok(IdempotentResponse(StatusCode::OK, auth.users.ask(caller.id, update).await?))
 }
 
 /// All users, in the order of signing up.
@@ -195,7 +198,7 @@ async fn update_me(
     get, path = "/api/v1/users", tag = "users", params(Paging),
     responses((status = 200, body = Vec<User>), (status = "default", response = Problem))
 )]
-async fn list(State(auth): State<Auth>, _: Admin, asked: Asked<UserId>) -> Result<Response> {
+async fn list(State(auth): State<Auth>, _: Admin, asked: ListQuery<UserId>) -> Result<Response> {
     let fetch = move |part| {
         let users = auth.users.clone();
         async move {
@@ -220,7 +223,7 @@ async fn find(State(auth): State<Auth>, _: Admin, Path(id): Path<UserId>) -> Res
 #[deserr(error = BrokenRules)]
 struct SetRole {
     /// USER or ADMIN.
-    #[deserr(try_from(String) = Role::parse -> Invalid)]
+    #[deserr(try_from(String) = Role::parse -> InvalidValue)]
     role: Role,
 }
 
@@ -236,11 +239,11 @@ async fn set_role(
     State(auth): State<Auth>,
     _: Admin,
     Path(id): Path<UserId>,
-    Change(named, Json(SetRole { role })): Change<Json<SetRole>>,
-) -> Result<Changed<User>> {
+    Idempotent(named, Json(SetRole { role })): Idempotent<Json<SetRole>>,
+) -> Result<IdempotentResponse<User>> {
     let once = named.once(StatusCode::OK);
     let set_role = |reply| Msg::SetRole(id, role, once, reply);
-    Ok(Changed(StatusCode::OK, auth.users.ask(id, set_role).await?))
+    Ok(IdempotentResponse(StatusCode::OK, auth.users.ask(id, set_role).await?))
 }
 
 /// Removes a user.
@@ -248,15 +251,15 @@ async fn set_role(
 /// The last administrator cannot be deleted.
 #[utoipa::path(
     delete, path = "/api/v1/users/{user_id}", tag = "users", params(("user_id" = Uuid, Path), KeyHeader),
-    responses((status = 200, body = Note), (status = "default", response = Problem))
+    responses((status = 200, body = Confirmation), (status = "default", response = Problem))
 )]
 async fn delete(
     State(auth): State<Auth>,
     _: Admin,
     Path(id): Path<UserId>,
-    Change(named, NoBody): Change<NoBody>,
-) -> Result<Changed<Note>> {
+    Idempotent(named, NoBody): Idempotent<NoBody>,
+) -> Result<IdempotentResponse<Confirmation>> {
     let once = named.once(StatusCode::OK);
     let delete = |reply| Msg::Delete(id, once, reply);
-    Ok(Changed(StatusCode::OK, auth.users.ask(id, delete).await?))
+    Ok(IdempotentResponse(StatusCode::OK, auth.users.ask(id, delete).await?))
 }

@@ -1,6 +1,6 @@
 //! The broker as the shop knows it: RabbitMQ or the in-process bus, spoken to in one way.
 
-use crate::{bus, bus::Bus, dead_letters::Postmark, rabbit, rabbit::Rabbit};
+use crate::{bus, bus::Bus, dead_letters::DeadLetterMeta, rabbit, rabbit::Rabbit};
 
 /// The outcome of speaking to a broker.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -9,20 +9,20 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The broker is away, or refused us.
-    #[error("no session with {broker}: {cause}")]
+    #[error("no session with {broker}: {context}")]
     Unopened {
         /// Which broker, and where.
         broker: String,
         /// What happened.
-        cause: String,
+        context: String,
     },
     /// The session ended: what was not confirmed may be lost, what was not acknowledged comes again.
-    #[error("the session with {broker} is over: {cause}")]
+    #[error("the session with {broker} is over: {context}")]
     Over {
         /// Which broker, and where.
         broker: String,
         /// What happened.
-        cause: String,
+        context: String,
     },
 }
 
@@ -96,12 +96,12 @@ impl Broker {
     ///
     /// # Errors
     /// [`Error::Unopened`] when the broker is away or refuses, or there is no such queue.
-    pub async fn consumer(&self, queue: &str, prefetch: u16) -> Result<Consumer> {
+    pub async fn consume(&self, queue: &str, prefetch: u16) -> Result<Deliveries> {
         match self {
             Self::Rabbit(rabbit) => {
-                rabbit.consumer(queue, prefetch).await.map(Box::new).map(Consumer::Rabbit)
+                rabbit.consume(queue, prefetch).await.map(Box::new).map(Deliveries::Rabbit)
             }
-            Self::Bus(bus) => bus.consumer(queue, prefetch).map(Consumer::Bus),
+            Self::Bus(bus) => bus.consume(queue, prefetch).map(Deliveries::Bus),
         }
     }
 }
@@ -117,14 +117,14 @@ pub enum Publisher {
 }
 
 impl Publisher {
-    /// Sends `message`; its confirmation comes from [`settled`](Self::settled), under `ticket`.
+    /// Sends `message`; its confirmation comes from [`settled`](Self::settled), under `guard`.
     ///
     /// # Errors
     /// [`Error::Over`]: this message and all in flight were not confirmed.
-    pub async fn publish(&mut self, ticket: i64, message: Message) -> Result<()> {
+    pub async fn publish(&mut self, guard: i64, message: Message) -> Result<()> {
         match self {
-            Self::Rabbit(publisher) => publisher.publish(ticket, message).await,
-            Self::Bus(publisher) => publisher.publish(ticket, message),
+            Self::Rabbit(publisher) => publisher.publish(guard, message).await,
+            Self::Bus(publisher) => publisher.publish(guard, message),
         }
     }
 
@@ -155,14 +155,14 @@ impl Publisher {
 ///
 /// To settle a delivery that is settled already does nothing.
 #[derive(Debug)]
-pub enum Consumer {
+pub enum Deliveries {
     /// On RabbitMQ.
-    Rabbit(Box<rabbit::Consumer>),
+    Rabbit(Box<rabbit::Deliveries>),
     /// On the bus.
-    Bus(bus::Consumer),
+    Bus(bus::Deliveries),
 }
 
-impl Consumer {
+impl Deliveries {
     /// The next delivery; waits for it. Cancel safe.
     ///
     /// # Errors
@@ -184,10 +184,10 @@ impl Consumer {
 
     /// What an unsettled delivery of a dead-letter queue tells besides its message.
     #[must_use]
-    pub fn postmark(&self, tag: u64) -> Postmark {
+    pub fn dead_letter_meta(&self, tag: u64) -> DeadLetterMeta {
         match self {
-            Self::Rabbit(consumer) => consumer.postmark(tag),
-            Self::Bus(consumer) => consumer.postmark(tag),
+            Self::Rabbit(consumer) => consumer.dead_letter_meta(tag),
+            Self::Bus(consumer) => consumer.dead_letter_meta(tag),
         }
     }
 
@@ -240,11 +240,11 @@ impl Consumer {
     /// # Errors
     /// [`Error::Over`] or [`Error::Unopened`]: it may be among the dead letters, and everything
     /// unacknowledged comes again, this one too.
-    pub async fn park(&mut self, delivery: Delivery, reason: &str) -> Result<()> {
+    pub async fn dead_letter(&mut self, delivery: Delivery, reason: &str) -> Result<()> {
         match self {
-            Self::Rabbit(consumer) => consumer.park(delivery, reason).await,
+            Self::Rabbit(consumer) => consumer.dead_letter(delivery, reason).await,
             Self::Bus(consumer) => {
-                consumer.park(delivery.tag, reason);
+                consumer.dead_letter(delivery.tag, reason);
                 Ok(())
             }
         }

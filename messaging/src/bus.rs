@@ -12,13 +12,13 @@ use std::{
 
 use jiff::Timestamp;
 use serde_json::json;
-use shop_persistence::date;
+use shop_runtime::now;
 use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 
 use crate::{
     broker::{Delivery, Error, Message, Result},
-    dead_letters::{Postmark, object},
+    dead_letters::{DeadLetterMeta, object},
     topology::{self, QUEUES},
 };
 
@@ -49,13 +49,13 @@ impl Bus {
         Publisher { bus: self.clone(), confirm, confirmed, over: None }
     }
 
-    pub(crate) fn consumer(&self, queue: &str, prefetch: u16) -> Result<Consumer> {
+    pub(crate) fn consume(&self, queue: &str, prefetch: u16) -> Result<Deliveries> {
         let Some(queue) = self.queues.get(queue).cloned() else {
-            let cause = format!("there is no queue {queue:?}");
-            return Err(Error::Unopened { broker: NAME.to_owned(), cause });
+            let context = format!("there is no queue {queue:?}");
+            return Err(Error::Unopened { broker: NAME.to_owned(), context });
         };
         let prefetch = usize::from(prefetch.max(1));
-        Ok(Consumer { queue, prefetch, last_tag: 0, unacked: BTreeMap::new() })
+        Ok(Deliveries { queue, prefetch, last_tag: 0, unacked: BTreeMap::new() })
     }
 }
 
@@ -98,7 +98,7 @@ struct Failure {
 /// Whom to tell when the last copy is settled.
 #[derive(Debug)]
 struct Receipt {
-    ticket: i64,
+    guard: i64,
     publisher: mpsc::UnboundedSender<i64>,
 }
 
@@ -121,7 +121,7 @@ impl Queue {
         match &self.limit {
             Some(limit) if entry.tries >= limit.tries => {
                 warn!(message.id = entry.message.id, "a dead letter: tried too often");
-                self.park(entry, "delivery_limit"); // as RabbitMQ calls it
+                self.dead_letter(entry, "delivery_limit"); // as RabbitMQ calls it
             }
             _ => {
                 entry.tries += 1;
@@ -135,11 +135,11 @@ impl Queue {
         }
     }
 
-    fn park(&self, entry: Entry, reason: &str) {
+    fn dead_letter(&self, entry: Entry, reason: &str) {
         let Some(limit) = &self.limit else { return self.give_back(entry) };
         let reason = Some(reason.to_owned());
         let message = Message { reason, ..Message::clone(&entry.message) };
-        let failure = Failure { at: date(), tries: entry.tries.saturating_add(1) };
+        let failure = Failure { at: now(), tries: entry.tries.saturating_add(1) };
         limit.dead.push(Arc::new(message), entry.receipt, Some(failure));
     }
 }
@@ -147,7 +147,7 @@ impl Queue {
 /// One holder of `receipt` is done; the last one confirms the message.
 fn settle(receipt: Arc<Receipt>) {
     if let Some(receipt) = Arc::into_inner(receipt) {
-        receipt.publisher.send(receipt.ticket).ok(); // the publisher may be gone
+        receipt.publisher.send(receipt.guard).ok(); // the publisher may be gone
     }
 }
 
@@ -161,7 +161,7 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    pub(crate) fn publish(&mut self, ticket: i64, message: Message) -> Result<()> {
+    pub(crate) fn publish(&mut self, guard: i64, message: Message) -> Result<()> {
         if let Some(over) = &self.over {
             return Err(over.clone());
         }
@@ -169,12 +169,12 @@ impl Publisher {
         let destinations = topology::destinations(exchange, routing_key);
         if destinations.is_empty() {
             // `settled` tells, as it does when RabbitMQ returns a message.
-            let cause = format!("no queue gets what goes to {exchange:?} with {routing_key:?}");
-            self.over = Some(Error::Over { broker: NAME.to_owned(), cause });
+            let context = format!("no queue gets what goes to {exchange:?} with {routing_key:?}");
+            self.over = Some(Error::Over { broker: NAME.to_owned(), context });
             return Ok(());
         }
         let message = Arc::new(message);
-        let receipt = Arc::new(Receipt { ticket, publisher: self.confirm.clone() });
+        let receipt = Arc::new(Receipt { guard, publisher: self.confirm.clone() });
         for queue in destinations.iter().filter_map(|name| self.bus.queues.get(name)) {
             queue.push(message.clone(), receipt.clone(), None);
         }
@@ -194,14 +194,14 @@ impl Publisher {
 
 /// A session to consume one queue on.
 #[derive(Debug)]
-pub struct Consumer {
+pub struct Deliveries {
     queue: Arc<Queue>,
     prefetch: usize,
     last_tag: u64,
     unacked: BTreeMap<u64, Entry>,
 }
 
-impl Consumer {
+impl Deliveries {
     pub(crate) async fn next(&mut self) -> Delivery {
         let queue = self.queue.clone();
         loop {
@@ -226,14 +226,14 @@ impl Consumer {
         Some(delivery)
     }
 
-    pub(crate) fn postmark(&self, tag: u64) -> Postmark {
+    pub(crate) fn dead_letter_meta(&self, tag: u64) -> DeadLetterMeta {
         let Some(Entry { message, failure, .. }) = self.unacked.get(&tag) else {
-            return Postmark::default();
+            return DeadLetterMeta::default();
         };
         let Message { exchange, routing_key, version, traceparent, .. } = &**message;
         let timestamp = message.timestamp.and_then(|seconds| i64::try_from(seconds).ok());
         let timestamp = timestamp.and_then(|seconds| Timestamp::from_second(seconds).ok());
-        Postmark {
+        DeadLetterMeta {
             failed_at: failure.map(|failure| failure.at),
             tries: failure.map_or(1, |failure| failure.tries),
             headers: object([
@@ -269,14 +269,14 @@ impl Consumer {
         }
     }
 
-    pub(crate) fn park(&mut self, tag: u64, reason: &str) {
+    pub(crate) fn dead_letter(&mut self, tag: u64, reason: &str) {
         if let Some(entry) = self.unacked.remove(&tag) {
-            self.queue.park(entry, reason);
+            self.queue.dead_letter(entry, reason);
         }
     }
 }
 
-impl Drop for Consumer {
+impl Drop for Deliveries {
     fn drop(&mut self) {
         for entry in mem::take(&mut self.unacked).into_values() {
             self.queue.give_back(entry);

@@ -7,14 +7,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use shop_actors::dead_letters::{Msg, Redrive};
-use shop_actors::inspector::Probe;
-use shop_actors::{Addr, Backoff, Handled, Service};
+use shop_persistence::Error;
 use shop_persistence::dead_letters::{DeadLetter, Payload};
-use shop_persistence::{Error, date};
+use shop_runtime::registry::ActorMetrics;
+use shop_runtime::{Addr, Backoff, HandlerResult, Service, now};
 use tokio_util::sync::CancellationToken;
 
-use crate::translate::{Desk, name, translate};
-use crate::{Consumer, Delivery, Link, Message, Result, topology};
+use crate::subscriptions::{Subscription, name, translate};
+use crate::{Connection, Deliveries, Delivery, Message, Result, topology};
 
 /// At most so many dead letters are taken and not yet kept.
 pub const PREFETCH: u16 = 64;
@@ -24,7 +24,7 @@ const AFTER_A_CRASH: Duration = Duration::from_secs(10);
 
 /// What a dead letter tells besides its message.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Postmark {
+pub struct DeadLetterMeta {
     /// When it became a dead letter, if that was written on it.
     pub failed_at: Option<Timestamp>,
     /// How often it was tried.
@@ -43,19 +43,19 @@ pub fn object<const N: usize>(values: [(&str, Value); N]) -> Map<String, Value> 
 
 /// Keeps one queue's dead letters: in the database, where they wait for a person, whichever the broker.
 #[derive(Debug, Clone)]
-pub struct Keeper {
+pub struct DeadLetterConsumer {
     /// The queue whose messages they were, by its logical name.
     pub queue: &'static str,
     /// Who owns them from then on.
     pub letters: Addr<Msg>,
     /// Where from.
-    pub link: Link,
+    pub connection: Connection,
 }
 
-impl Service for Keeper {
-    async fn run(self, probe: Arc<Probe>, stop: CancellationToken) -> Handled {
+impl Service for DeadLetterConsumer {
+    async fn run(self, actor_metrics: Arc<ActorMetrics>, stop: CancellationToken) -> HandlerResult {
         let mut backoff = Backoff::default();
-        while let Some(Err(error)) = stop.run_until_cancelled(self.session(&probe)).await {
+        while let Some(Err(error)) = stop.run_until_cancelled(self.session(&actor_metrics)).await {
             let wait = backoff.pause();
             let queue = self.queue;
             tracing::warn!(%error, queue, retry_ms = wait.as_millis(), "the keeper of dead letters lost its connection");
@@ -65,13 +65,13 @@ impl Service for Keeper {
     }
 }
 
-impl Keeper {
+impl DeadLetterConsumer {
     /// Keeps them over one connection until it breaks. To cut it off anywhere is harmless: what was not
     /// acknowledged comes again, and is kept once.
-    async fn session(&self, probe: &Arc<Probe>) -> Result<()> {
-        self.link.up().await;
+    async fn session(&self, actor_metrics: &Arc<ActorMetrics>) -> Result<()> {
+        self.connection.up().await;
         let mut consumer =
-            self.link.broker().consumer(&topology::dead(self.queue), PREFETCH).await?;
+            self.connection.broker().consume(&topology::dead(self.queue), PREFETCH).await?;
         loop {
             let mut batch = vec![consumer.next().await?];
             while let Some(delivery) = consumer.try_next() {
@@ -79,14 +79,15 @@ impl Keeper {
             }
             let Some(last) = batch.last().map(|delivery| delivery.tag) else { continue };
             let letters = batch.into_iter().map(|delivery| self.letter(&consumer, delivery));
-            probe.measure("Keep", self.keep(letters.collect())).await;
+            actor_metrics.measure("Keep", self.keep(letters.collect())).await;
             consumer.ack_up_to(last).await?;
         }
     }
 
-    fn letter(&self, consumer: &Consumer, delivery: Delivery) -> DeadLetter {
+    fn letter(&self, consumer: &Deliveries, delivery: Delivery) -> DeadLetter {
         let Delivery { tag, message, .. } = delivery;
-        let Postmark { failed_at, tries, headers, properties } = consumer.postmark(tag);
+        let DeadLetterMeta { failed_at, tries, headers, properties } =
+            consumer.dead_letter_meta(tag);
         let message_id = message.id.as_deref();
         DeadLetter {
             id: DeadLetter::id(self.queue, message_id, message.version, &message.body),
@@ -97,7 +98,7 @@ impl Keeper {
             // Anybody may have written any time on it; a database knows fewer.
             first_failed_at: failed_at
                 .filter(|at| *at >= Timestamp::UNIX_EPOCH)
-                .unwrap_or_else(date),
+                .unwrap_or_else(now),
             tries: i32::try_from(tries).unwrap_or(i32::MAX),
             headers: headers.into(),
             properties: properties.into(),
@@ -124,12 +125,14 @@ impl Keeper {
 
 /// Whom the messages of a node's queues are for.
 #[derive(Debug, Clone, Default)]
-pub struct Desks(Arc<[(&'static str, Desk)]>);
+pub struct Subscriptions(Arc<[(&'static str, Subscription)]>);
 
-impl Desks {
+impl Subscriptions {
     /// These queues are for these desks.
-    pub fn new(desks: impl IntoIterator<Item = (&'static str, Desk)>) -> Desks {
-        Desks(desks.into_iter().collect())
+    pub fn new(
+        subscriptions: impl IntoIterator<Item = (&'static str, Subscription)>,
+    ) -> Subscriptions {
+        Subscriptions(subscriptions.into_iter().collect())
     }
 
     /// The queues.
@@ -138,10 +141,10 @@ impl Desks {
     }
 }
 
-impl Redrive for Desks {
+impl Redrive for Subscriptions {
     async fn redrive(&self, letter: &DeadLetter) -> shop_persistence::Result<()> {
-        let desk = self.0.iter().find(|(queue, _)| *queue == letter.queue);
-        let (_, desk) = desk.ok_or_else(|| {
+        let subscription = self.0.iter().find(|(queue, _)| *queue == letter.queue);
+        let (_, subscription) = subscription.ok_or_else(|| {
             Error::Conflict(format!("this node does not listen on {}", letter.queue))
         })?;
         let message = Message {
@@ -152,9 +155,9 @@ impl Redrive for Desks {
             ..Message::default()
         };
         let news = translate(&message).map_err(|why| Error::Conflict(why.to_string()))?;
-        if !desk.takes(&news) {
+        if !subscription.takes(&news) {
             return Err(Error::Conflict("not an event for this queue".to_owned()));
         }
-        desk.tell(vec![news]).await
+        subscription.tell(vec![news]).await
     }
 }

@@ -3,20 +3,20 @@
 
 mod broker;
 mod bus;
+mod connection;
+mod consumer;
 mod dead_letters;
-mod intake;
-mod link;
 mod rabbit;
 mod relay;
+mod spans;
+mod subscriptions;
 pub mod topology;
-mod traced;
-mod translate;
 
-pub use broker::{Broker, Consumer, Delivery, Error, Message, Publisher, Result};
+pub use broker::{Broker, Deliveries, Delivery, Error, Message, Publisher, Result};
 pub use bus::Bus;
-pub use dead_letters::{Desks, Keeper, PREFETCH, Postmark};
-pub use intake::Intake;
-pub use link::Link;
+pub use connection::Connection;
+pub use consumer::Consumer;
+pub use dead_letters::{DeadLetterConsumer, DeadLetterMeta, PREFETCH, Subscriptions};
 pub use rabbit::{Rabbit, RabbitConfig};
 pub use relay::{Relay, WINDOW};
-pub use translate::{Desk, News, translate};
+pub use subscriptions::{News, Subscription, translate};

@@ -1,6 +1,6 @@
 //! RabbitMQ: sessions to publish and to consume on, the whole topology declared by each.
 
-mod consumer;
+mod deliveries;
 mod properties;
 mod publisher;
 mod session;
@@ -17,8 +17,8 @@ use crate::{
     broker::{Message, Result},
     topology::{self, DEAD_LETTERS, DEFAULT_EXCHANGE, QUEUES, UNDELIVERABLE, USER_EVENTS},
 };
-pub use consumer::Consumer;
-use consumer::Suspicions;
+pub use deliveries::Deliveries;
+use deliveries::PoisonIsolation;
 pub use publisher::Publisher;
 use session::{Outcome, within};
 
@@ -48,22 +48,22 @@ pub struct RabbitConfig {
 #[derive(Clone, Debug)]
 pub struct Rabbit {
     config: Arc<RabbitConfig>,
-    suspicions: Suspicions,
+    poison_isolation: PoisonIsolation,
 }
 
 impl Rabbit {
     /// The server that `config` speaks of.
     #[must_use]
     pub fn new(config: RabbitConfig) -> Self {
-        Self { config: Arc::new(config), suspicions: Suspicions::default() }
+        Self { config: Arc::new(config), poison_isolation: PoisonIsolation::default() }
     }
 
     pub(crate) async fn publisher(&self) -> Result<Publisher> {
         Publisher::open(self).await
     }
 
-    pub(crate) async fn consumer(&self, queue: &str, prefetch: u16) -> Result<Consumer> {
-        Consumer::open(self, queue, prefetch).await
+    pub(crate) async fn consume(&self, queue: &str, prefetch: u16) -> Result<Deliveries> {
+        Deliveries::open(self, queue, prefetch).await
     }
 
     async fn declare(&self, channel: &Channel) -> Outcome<()> {

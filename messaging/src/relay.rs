@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use shop_actors::inspector::{Handling, Probe};
-use shop_actors::{Backoff, Handled, Metrics, Service};
+use shop_actors::Metrics;
 use shop_persistence::outbox::{Reader, Waiting};
-use shop_persistence::{At, Database, Event, Step, Trace};
+use shop_persistence::{Database, Event};
+use shop_runtime::registry::{ActorMetrics, ProcessingGuard};
+use shop_runtime::{Backoff, Failpoint, HandlerResult, Service, Span, SpanContext};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Link, Message, topology, traced};
+use crate::{Connection, Message, spans, topology};
 
 /// At most so many events are published and not yet confirmed.
 pub const WINDOW: usize = 2048;
@@ -36,19 +37,19 @@ pub struct Relay {
     /// Whose outbox.
     pub database: Database,
     /// Where to.
-    pub link: Link,
+    pub connection: Connection,
     /// Counts what was published.
     pub metrics: Metrics,
 }
 
 impl Service for Relay {
-    async fn run(self, probe: Arc<Probe>, stop: CancellationToken) -> Handled {
+    async fn run(self, actor_metrics: Arc<ActorMetrics>, stop: CancellationToken) -> HandlerResult {
         let mut backoff = Backoff::default();
-        let session = || stop.run_until_cancelled(self.session(&probe));
-        while let Some(Err(error)) = session().at("relay: session").await {
+        let session = || stop.run_until_cancelled(self.session(&actor_metrics));
+        while let Some(Err(error)) = session().failpoint("relay: session").await {
             let wait = backoff.pause();
             tracing::warn!(error, retry_ms = wait.as_millis(), "the relay lost its connection");
-            stop.run_until_cancelled(tokio::time::sleep(wait)).at("relay: pause").await;
+            stop.run_until_cancelled(tokio::time::sleep(wait)).failpoint("relay: pause").await;
         }
         Ok(())
     }
@@ -56,16 +57,17 @@ impl Service for Relay {
 
 impl Relay {
     /// Relays over one pair of connections, until one of them breaks.
-    async fn session(&self, probe: &Arc<Probe>) -> Handled {
-        self.link.up().at("relay: link").await;
-        let mut publisher = self.link.broker().publisher().at("relay: open publisher").await?;
+    async fn session(&self, actor_metrics: &Arc<ActorMetrics>) -> HandlerResult {
+        self.connection.up().failpoint("relay: link").await;
+        let mut publisher =
+            self.connection.broker().publisher().failpoint("relay: open publisher").await?;
         let mut reader = Reader::open(&self.database).await?;
-        let mut in_flight: BTreeMap<i64, (&'static str, Step, Handling)> = BTreeMap::new();
+        let mut in_flight: BTreeMap<i64, (&'static str, Span, ProcessingGuard)> = BTreeMap::new();
         let mut confirmed = vec![];
         loop {
             let leads = reader.lead().await?;
             let mut more = false;
-            probe.show(|| json!({"leads": leads, "in_flight": in_flight.len()}));
+            actor_metrics.show(|| json!({"leads": leads, "in_flight": in_flight.len()}));
             if leads {
                 let known: Vec<_> = in_flight.keys().copied().collect();
                 let room = WINDOW - known.len();
@@ -74,18 +76,21 @@ impl Relay {
                 more = next.len() == room;
                 for waiting in next {
                     let (now, event) = (Instant::now(), Event::known(&waiting.event));
-                    let step = traced::publish(&waiting, self.link.broker());
+                    let step = spans::publish(&waiting, self.connection.broker());
                     let (id, trace) = (waiting.id, step.trace());
-                    let handling = probe.arrive(now, None).open(event, Some(trace), now);
+                    let handling = actor_metrics.arrive(now, None).open(event, Some(trace), now);
                     in_flight.insert(id, (event, step, handling));
-                    publisher.publish(id, message(waiting, trace)).at("relay: publish").await?;
+                    publisher
+                        .publish(id, message(waiting, trace))
+                        .failpoint("relay: publish")
+                        .await?;
                 }
             }
             let soon = Instant::now() + if more { LOOK } else { PACE };
             let mut due = Instant::now() + LOOK;
             while Instant::now() < due {
                 tokio::select! {
-                    settled = publisher.settled().at("relay: settled") => {
+                    settled = publisher.settled().failpoint("relay: settled") => {
                         for id in settled? {
                             let Some((event, step, handling)) = in_flight.remove(&id) else { continue };
                             step.done();
@@ -98,21 +103,21 @@ impl Relay {
                         }
                         due = due.min(soon + LINGER);
                     }
-                    committed = reader.committed().at("relay: committed") => {
+                    committed = reader.committed().failpoint("relay: committed") => {
                         committed?;
                         if !leads {
                             reader.hint().await?;
                         }
                         due = due.min(soon);
                     }
-                    () = tokio::time::sleep_until(due).at("relay: look") => {}
+                    () = tokio::time::sleep_until(due).failpoint("relay: look") => {}
                 }
             }
         }
     }
 }
 
-fn message(waiting: Waiting, trace: Trace) -> Message {
+fn message(waiting: Waiting, trace: SpanContext) -> Message {
     let (exchange, routing_key) = topology::route(&waiting.event);
     Message {
         exchange: exchange.to_owned(),

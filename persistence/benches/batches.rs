@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput};
 use shop_persistence::Event;
-use shop_persistence::orders::{NewOrder, OnShelf, Shelf, decide};
+use shop_persistence::orders::{Inventory, NewOrder, OnShelf, decide};
 use shop_persistence::stock::{Moved, Movement};
 use shop_persistence::users::UserId;
 use uuid::Uuid;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 const ORDERS: i64 = 128;
 const PRODUCTS: i64 = 100;
 
-fn shelf() -> Shelf {
+fn shelf() -> Inventory {
     let product = |id| {
         let name = format!("Product number {id}");
         (id, OnShelf { name, price: 1990, quantity: 1_000_000 })
@@ -37,7 +37,7 @@ fn main() {
     let mut deciding = criterion.benchmark_group("a batch of 128 orders of 2 items");
     deciding.throughput(Throughput::Elements(ORDERS as u64));
     deciding.bench_function("decided", |bench| {
-        let decide_all = |mut shelf: Shelf| {
+        let decide_all = |mut shelf: Inventory| {
             orders.iter().filter(|new| decide(new, &customers, &mut shelf).is_ok()).count()
         };
         bench.iter_batched(shelf, decide_all, BatchSize::SmallInput);

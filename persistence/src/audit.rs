@@ -6,12 +6,12 @@ use sqlx::{FromRow, PgConnection};
 use utoipa::ToSchema;
 
 use crate::Result;
-use crate::lists::Part;
+use crate::pages::PageRequest;
 use crate::users::UserId;
 
 /// Something that an administrator did.
 #[derive(Debug, Clone, PartialEq, Serialize, FromRow, ToSchema)]
-pub struct Entry {
+pub struct AuditEntry {
     /// Its number; grows.
     #[schema(example = 1)]
     pub id: i64,
@@ -40,7 +40,7 @@ pub struct Entry {
 
 /// Something that an administrator is about to do.
 #[derive(Debug, Clone)]
-pub struct Deed {
+pub struct AdminAction {
     /// Who.
     pub user_id: UserId,
     /// The name that they signed in with.
@@ -61,7 +61,7 @@ const INSERT: &str = "
     returning id, at, user_id, username, action, actor, reason, request_id";
 
 /// Writes down what is about to be done.
-pub async fn insert(tx: &mut PgConnection, deed: &Deed) -> Result<Entry> {
+pub async fn insert(tx: &mut PgConnection, deed: &AdminAction) -> Result<AuditEntry> {
     let insert = sqlx::query_as(INSERT)
         .bind(deed.user_id)
         .bind(&deed.username)
@@ -77,7 +77,10 @@ const LIST: &str = "
     from audit_log where id < $1 order by id desc limit $2";
 
 /// Entries, the newest first.
-pub async fn list(connection: &mut PgConnection, part: Part<i64>) -> Result<Vec<Entry>> {
+pub async fn list(
+    connection: &mut PgConnection,
+    part: PageRequest<i64>,
+) -> Result<Vec<AuditEntry>> {
     let list = sqlx::query_as(LIST).bind(part.after.unwrap_or(i64::MAX)).bind(part.limit);
     Ok(list.fetch_all(connection).await?)
 }

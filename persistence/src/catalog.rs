@@ -8,8 +8,8 @@ use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 use utoipa::ToSchema;
 
-use crate::lists::Part;
-use crate::{Error, Invalid, Result, sequences};
+use crate::pages::PageRequest;
+use crate::{Error, InvalidValue, Result, sequences};
 
 /// Identifies a category.
 pub type CategoryId = i64;
@@ -60,28 +60,28 @@ pub struct Name(String);
 
 impl Name {
     /// Reads a name.
-    pub fn parse(text: String) -> Result<Name, Invalid> {
+    pub fn parse(text: String) -> Result<Name, InvalidValue> {
         let name = text.trim();
         if !(1..=200).contains(&name.chars().count()) {
-            return Err(Invalid(
+            return Err(InvalidValue(
                 "must be 1 to 200 characters long, not counting spaces around it".into(),
             ));
         }
         if name.chars().any(char::is_control) {
-            return Err(Invalid("must not contain control characters".into()));
+            return Err(InvalidValue("must not contain control characters".into()));
         }
         Ok(Name(name.to_owned()))
     }
 }
 
 /// A price: 0 to 10^12 of the smallest unit of the shop's currency.
-pub fn price(value: i64) -> Result<i64, Invalid> {
-    Invalid::unless_within(value, 0..=1_000_000_000_000)
+pub fn price(value: i64) -> Result<i64, InvalidValue> {
+    InvalidValue::unless_within(value, 0..=1_000_000_000_000)
 }
 
 /// A quantity in stock: 0 to 10^9.
-pub fn quantity(value: i64) -> Result<i64, Invalid> {
-    Invalid::unless_within(value, 0..=1_000_000_000)
+pub fn quantity(value: i64) -> Result<i64, InvalidValue> {
+    InvalidValue::unless_within(value, 0..=1_000_000_000)
 }
 
 /// A category to add.
@@ -105,7 +105,10 @@ pub async fn insert_category(tx: &mut PgConnection, new: &NewCategory) -> Result
     inserted.await.map_err(|error| {
         Error::on_constraint(error, |constraint| {
             (constraint == "categories_parent_id_fkey").then(|| {
-                Error::broken("parent_id", "must be the id of a category that exists, or null")
+                Error::invalid_field(
+                    "parent_id",
+                    "must be the id of a category that exists, or null",
+                )
             })
         })
     })
@@ -113,30 +116,30 @@ pub async fn insert_category(tx: &mut PgConnection, new: &NewCategory) -> Result
 
 /// Where a category stands in their list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct CategoryCursor {
     level: i32,
     id: CategoryId,
 }
 
 impl Category {
     /// Where it stands in the list.
-    pub fn place(&self) -> Place {
-        Place { level: self.level, id: self.id }
+    pub fn place(&self) -> CategoryCursor {
+        CategoryCursor { level: self.level, id: self.id }
     }
 }
 
-impl Display for Place {
+impl Display for CategoryCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}~{}", self.level, self.id)
     }
 }
 
-impl FromStr for Place {
+impl FromStr for CategoryCursor {
     type Err = ParseIntError;
 
-    fn from_str(text: &str) -> Result<Place, ParseIntError> {
+    fn from_str(text: &str) -> Result<CategoryCursor, ParseIntError> {
         let (level, id) = text.split_once('~').unwrap_or((text, ""));
-        Ok(Place { level: level.parse()?, id: id.parse()? })
+        Ok(CategoryCursor { level: level.parse()?, id: id.parse()? })
     }
 }
 
@@ -147,9 +150,9 @@ const LIST_CATEGORIES: &str = "
 /// Categories, each parent before its children.
 pub async fn list_categories(
     connection: &mut PgConnection,
-    part: Part<Place>,
+    part: PageRequest<CategoryCursor>,
 ) -> Result<Vec<Category>> {
-    let Place { level, id } = part.after.unwrap_or(Place { level: -1, id: 0 });
+    let CategoryCursor { level, id } = part.after.unwrap_or(CategoryCursor { level: -1, id: 0 });
     let list = sqlx::query_as(LIST_CATEGORIES).bind(level).bind(id).bind(part.limit);
     Ok(list.fetch_all(connection).await?)
 }
@@ -183,15 +186,16 @@ pub async fn insert_product(tx: &mut PgConnection, new: &NewProduct) -> Result<P
         .fetch_one(tx);
     inserted.await.map_err(|error| {
         Error::on_constraint(error, |constraint| {
-            (constraint == "products_category_id_fkey")
-                .then(|| Error::broken("category_id", "must be the id of a category that exists"))
+            (constraint == "products_category_id_fkey").then(|| {
+                Error::invalid_field("category_id", "must be the id of a category that exists")
+            })
         })
     })
 }
 
 /// Gives no product an id up to this one any more: the order node knows products of these ids.
-pub async fn pass_over(tx: &mut PgConnection, newest: ProductId) -> Result<()> {
-    sequences::pass_over(tx, "products_id_seq", newest).await
+pub async fn skip(tx: &mut PgConnection, newest: ProductId) -> Result<()> {
+    sequences::skip(tx, "products_id_seq", newest).await
 }
 
 const LIST_PRODUCTS: &str = "
@@ -201,7 +205,7 @@ const LIST_PRODUCTS: &str = "
 /// Products, in ascending order of their ids.
 pub async fn list_products(
     connection: &mut PgConnection,
-    part: Part<ProductId>,
+    part: PageRequest<ProductId>,
 ) -> Result<Vec<Product>> {
     let list = sqlx::query_as(LIST_PRODUCTS).bind(part.after.unwrap_or(ProductId::MIN));
     Ok(list.bind(part.limit).fetch_all(connection).await?)
@@ -217,7 +221,7 @@ const LIST_PRODUCTS_OF: &str = "
 pub async fn list_products_of(
     connection: &mut PgConnection,
     category: CategoryId,
-    part: Part<ProductId>,
+    part: PageRequest<ProductId>,
 ) -> Result<Vec<Product>> {
     let products: Vec<Product> = sqlx::query_as(LIST_PRODUCTS_OF)
         .bind(category)
@@ -231,7 +235,7 @@ pub async fn list_products_of(
             .fetch_one(connection)
             .await?
     {
-        return Err(Error::Missing("category"));
+        return Err(Error::NotFound("category"));
     }
     Ok(products)
 }

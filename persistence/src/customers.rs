@@ -8,7 +8,7 @@ use crate::users::{User, UserId};
 
 /// What was heard of a user, and how new it is.
 #[derive(Debug, Clone, PartialEq)]
-pub struct News {
+pub struct UserUpdate {
     /// Who.
     pub id: UserId,
     /// Grows with every change of that user.
@@ -29,7 +29,7 @@ const UPSERT: &str = "
     returning id";
 
 /// Remembers what was heard, unless newer is known. Says whose customers' news it really was.
-pub async fn upsert(tx: &mut PgConnection, news: &[News]) -> Result<Vec<UserId>> {
+pub async fn upsert(tx: &mut PgConnection, news: &[UserUpdate]) -> Result<Vec<UserId>> {
     let news: Vec<_> = newest(news, |news| (news.id, news.version)).into_values().collect();
     let users = || news.iter().map(|news| news.user.as_ref());
     let changed = sqlx::query_scalar(UPSERT)
@@ -68,10 +68,13 @@ mod tests {
 
     use super::*;
 
-    fn news() -> impl Strategy<Value = Vec<News>> {
+    fn news() -> impl Strategy<Value = Vec<UserUpdate>> {
         let one = (0..5_u128, 1..9_i64);
-        let one =
-            one.prop_map(|(id, version)| News { id: Uuid::from_u128(id), version, user: None });
+        let one = one.prop_map(|(id, version)| UserUpdate {
+            id: Uuid::from_u128(id),
+            version,
+            user: None,
+        });
         prop::collection::vec(one, 0..40)
     }
 

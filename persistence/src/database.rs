@@ -13,8 +13,9 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::lists::Changes;
-use crate::{Error, Result, outbox, trace};
+use crate::pages::ChangeCounter;
+use crate::{Error, Result, outbox};
+use shop_runtime::trace;
 
 static AUTH: Migrator = sqlx::migrate!("./migrations/auth");
 static CATALOG: Migrator = sqlx::migrate!("./migrations/catalog");
@@ -56,7 +57,7 @@ impl Schema {
 
 /// Where a PostgreSQL is and how to sign in to it.
 #[derive(Debug, Clone)]
-pub struct Cluster {
+pub struct DatabaseServer {
     /// A host name or address, or the folder of a Unix socket.
     pub host: String,
     /// The port.
@@ -71,7 +72,7 @@ pub struct Cluster {
     pub connections: u32,
 }
 
-impl Cluster {
+impl DatabaseServer {
     fn options(&self, database: &str) -> PgConnectOptions {
         let options = PgConnectOptions::new_without_pgpass()
             .host(&self.host)
@@ -153,7 +154,7 @@ impl Cluster {
 pub(crate) async fn within<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T> {
     match tokio::time::timeout(STATEMENT_PATIENCE, work).await {
         Ok(outcome) => Ok(outcome?),
-        Err(_) => Err(Error::Away("the database does not answer".into())),
+        Err(_) => Err(Error::Unavailable("the database does not answer".into())),
     }
 }
 const MIGRATED: &str = "select to_regclass('_sqlx_migrations') is not null";
@@ -172,7 +173,7 @@ async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error
 pub struct Database {
     pool: PgPool,
     committed: Arc<Notify>,
-    changes: Changes,
+    changes: ChangeCounter,
     /// What this process calls itself towards the other replicas.
     replica: Uuid,
 }
@@ -180,7 +181,7 @@ pub struct Database {
 impl Database {
     /// Connects, makes the database where there is none and the account may, and brings its tables up to date.
     pub async fn open(
-        cluster: &Cluster,
+        cluster: &DatabaseServer,
         name: &str,
         schema: Schema,
     ) -> Result<Database, sqlx::Error> {
@@ -201,17 +202,20 @@ impl Database {
     }
 
     /// Connects to a database as it is: nothing is made, and no table is changed.
-    pub async fn open_as_it_is(cluster: &Cluster, name: &str) -> Result<Database, sqlx::Error> {
+    pub async fn open_as_it_is(
+        cluster: &DatabaseServer,
+        name: &str,
+    ) -> Result<Database, sqlx::Error> {
         cluster.connect(name).await?.close().await?;
         Ok(Database::pool(cluster, name))
     }
 
-    fn pool(cluster: &Cluster, name: &str) -> Database {
+    fn pool(cluster: &DatabaseServer, name: &str) -> Database {
         let pool = PgPoolOptions::new()
             .max_connections(cluster.connections)
             .acquire_timeout(CONNECT_PATIENCE)
             .connect_lazy_with(cluster.options(name));
-        let (committed, changes) = (Arc::default(), Changes::default());
+        let (committed, changes) = (Arc::default(), ChangeCounter::default());
         Database { pool, committed, changes, replica: Uuid::new_v4() }
     }
 
@@ -245,7 +249,7 @@ impl Database {
     }
 
     /// What changes in the lists that are kept ready.
-    pub fn changes(&self) -> &Changes {
+    pub fn changes(&self) -> &ChangeCounter {
         &self.changes
     }
 
@@ -359,7 +363,7 @@ impl Session {
             Ok(outcome) => outcome,
             Err(_) => {
                 drop(self.held.take().map(PoolConnection::detach)); // it hangs
-                Err(Error::Away("the database does not answer".into()))
+                Err(Error::Unavailable("the database does not answer".into()))
             }
         }
     }
@@ -377,7 +381,7 @@ impl Session {
 
     /// Begins the next transaction before it is known what it is for, so that [`Session::begin`] need not wait then. It
     /// goes to whoever begins next, within a second; whoever wants a connection for something else goes on without it.
-    pub async fn begin_ahead(&mut self) -> Result<()> {
+    pub async fn begin_early(&mut self) -> Result<()> {
         let mut tx = self.begin().await?;
         tx.open = false; // so that it is not rolled back
         drop(tx);
@@ -439,7 +443,7 @@ impl Transaction<'_> {
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         if self.session.announces {
-            self.session.database.changes.happened(); // or may have, where the commit was not heard of
+            self.session.database.changes.increment(); // or may have, where the commit was not heard of
         }
         if self.open
             && let Some(connection) = self.session.held.take()

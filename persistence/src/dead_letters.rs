@@ -16,8 +16,8 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
-use crate::lists::Part;
-use crate::{Error, Invalid, Result};
+use crate::pages::PageRequest;
+use crate::{Error, InvalidValue, Result};
 
 /// Which dead letter.
 pub type DeadLetterId = Uuid;
@@ -74,8 +74,8 @@ impl DeadLetter {
     }
 
     /// Where it stands among the others.
-    pub fn place(&self) -> Place {
-        Place { first_failed_at: self.first_failed_at, id: self.id }
+    pub fn place(&self) -> DeadLetterCursor {
+        DeadLetterCursor { first_failed_at: self.first_failed_at, id: self.id }
     }
 }
 
@@ -130,35 +130,35 @@ impl ToSchema for Payload {}
 /// Where a dead letter stands: the oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Place {
+pub struct DeadLetterCursor {
     first_failed_at: Timestamp,
     id: DeadLetterId,
 }
 
 /// Shows it as the cursor of a list.
-impl Display for Place {
+impl Display for DeadLetterCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.first_failed_at.as_microsecond(), self.id)
     }
 }
 
-impl FromStr for Place {
-    type Err = Invalid;
+impl FromStr for DeadLetterCursor {
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Place, Invalid> {
+    fn from_str(text: &str) -> Result<DeadLetterCursor, InvalidValue> {
         let read = || {
             let (microseconds, id) = text.split_once('.')?;
             let first_failed_at = Timestamp::from_microsecond(microseconds.parse().ok()?).ok()?;
-            Some(Place { first_failed_at, id: id.parse().ok()? })
+            Some(DeadLetterCursor { first_failed_at, id: id.parse().ok()? })
         };
-        read().ok_or(Invalid("must be taken from the header Link of the page before".into()))
+        read().ok_or(InvalidValue("must be taken from the header Link of the page before".into()))
     }
 }
 
-impl TryFrom<String> for Place {
-    type Error = Invalid;
+impl TryFrom<String> for DeadLetterCursor {
+    type Error = InvalidValue;
 
-    fn try_from(text: String) -> Result<Place, Invalid> {
+    fn try_from(text: String) -> Result<DeadLetterCursor, InvalidValue> {
         text.parse()
     }
 }
@@ -220,7 +220,7 @@ const LIST: &str = "
 pub async fn list(
     connection: &mut PgConnection,
     queue: Option<&str>,
-    part: Part<Place>,
+    part: PageRequest<DeadLetterCursor>,
 ) -> Result<Vec<DeadLetter>> {
     let list = sqlx::query_as(LIST)
         .bind(queue.map(storable))
@@ -237,7 +237,7 @@ const FIND: &str = "
 /// One dead letter.
 pub async fn find(connection: &mut PgConnection, id: DeadLetterId) -> Result<DeadLetter> {
     let found = sqlx::query_as(FIND).bind(id).fetch_optional(connection).await?;
-    found.ok_or(Error::Missing("dead letter"))
+    found.ok_or(Error::NotFound("dead letter"))
 }
 
 const FAIL: &str = "update dead_letters set reason = $2, tries = tries + 1 where id = $1";
@@ -268,10 +268,10 @@ mod tests {
     #[test]
     fn a_cursor_reads_back_as_written() {
         let first_failed_at = Timestamp::from_microsecond(1_790_000_000_123_456).unwrap();
-        let place = Place { first_failed_at, id: Uuid::from_u128(7) };
+        let place = DeadLetterCursor { first_failed_at, id: Uuid::from_u128(7) };
         assert_eq!(place.to_string().parse(), Ok(place));
-        for broken in ["", ".", "7", "7.7", "x.00000000-0000-0000-0000-000000000007"] {
-            assert!(broken.parse::<Place>().is_err(), "{broken}");
+        for invalid_field in ["", ".", "7", "7.7", "x.00000000-0000-0000-0000-000000000007"] {
+            assert!(invalid_field.parse::<DeadLetterCursor>().is_err(), "{invalid_field}");
         }
     }
 

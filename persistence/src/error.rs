@@ -7,18 +7,18 @@ use sqlx::error::DatabaseError;
 /// The result of a query, of an owner's method, of an ask.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why something was not done. All but [`Error::Bug`] are answers that the asker can act on.
+/// Why something was not done. All but [`Error::Internal`] are answers that the asker can act on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no such thing.
     #[error("no such {0}")]
-    Missing(&'static str),
+    NotFound(&'static str),
     /// A value that must be unique belongs to somebody else.
     #[error("this {0} is taken; choose another")]
-    Taken(&'static str),
+    AlreadyExists(&'static str),
     /// What was sent breaks rules: all of them, not the first alone.
-    #[error("{}", BrokenRule::list(.0))]
-    Broken(Vec<BrokenRule>),
+    #[error("{}", FieldError::list(.0))]
+    Invalid(Vec<FieldError>),
     /// The state of things forbids it.
     #[error("{0}")]
     Conflict(String),
@@ -26,13 +26,13 @@ pub enum Error {
     #[error(
         "a request with this Idempotency-Key is being worked on; ask for its answer in a moment"
     )]
-    InFlight,
+    RequestInProgress,
     /// Another request has this name.
     #[error("this Idempotency-Key belongs to another request; choose a new one")]
-    OtherRequest,
+    KeyReused,
     /// Nobody, or somebody whose credentials are not good (any more).
     #[error("{0}")]
-    Unauthorized(&'static str),
+    Unauthenticated(&'static str),
     /// Somebody, but not one who may do this.
     #[error("{0}")]
     Forbidden(&'static str),
@@ -41,30 +41,30 @@ pub enum Error {
     Overloaded(Cow<'static, str>),
     /// Something this depends on is away, or did not answer in time. Whether the work was done is unknown.
     #[error("{0}; try again in a moment")]
-    Away(Cow<'static, str>),
+    Unavailable(Cow<'static, str>),
     /// The owner met a bug while at it and was replaced by a fresh one. Whether the work was done is unknown.
     #[error("the {0} had to start afresh; try again in a moment")]
     Crashed(&'static str),
     /// Nobody foresaw this. It is logged and it ends its owner; it is never shown to a client.
     #[error("bug: {0}")]
-    Bug(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Error {
     /// Something is wrong with the program or its data, so whoever met it starts afresh.
-    pub fn is_bug(&self) -> bool {
-        matches!(self, Error::Bug(_))
+    pub fn is_internal(&self) -> bool {
+        matches!(self, Error::Internal(_))
     }
 
     /// The same, for another who waits for the same.
     pub fn share(&self) -> Error {
         match self {
-            Error::Missing(what) => Error::Missing(what),
-            Error::Unauthorized(why) => Error::Unauthorized(why),
+            Error::NotFound(what) => Error::NotFound(what),
+            Error::Unauthenticated(why) => Error::Unauthenticated(why),
             Error::Overloaded(what) => Error::Overloaded(what.clone()),
-            Error::Away(what) => Error::Away(what.clone()),
+            Error::Unavailable(what) => Error::Unavailable(what.clone()),
             Error::Crashed(what) => Error::Crashed(what),
-            error => Error::Bug(error.to_string().into()),
+            error => Error::Internal(error.to_string().into()),
         }
     }
 
@@ -78,8 +78,8 @@ impl Error {
     }
 
     /// One broken rule, of one field.
-    pub fn broken(field: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Error {
-        Error::Broken(vec![BrokenRule { field: field.into(), detail: detail.into() }])
+    pub fn invalid_field(field: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Error {
+        Error::Invalid(vec![FieldError { field: field.into(), detail: detail.into() }])
     }
 }
 
@@ -96,9 +96,9 @@ impl From<sqlx::Error> for Error {
         };
         if away {
             tracing::warn!(error = %error, "the database did not do its work");
-            return Error::Away("the database is away".into());
+            return Error::Unavailable("the database is away".into());
         }
-        Error::Bug(error.into())
+        Error::Internal(error.into())
     }
 }
 
@@ -113,7 +113,7 @@ fn passes_by_itself(error: &dyn DatabaseError) -> bool {
 
 /// A rule that a request breaks: which field, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
-pub struct BrokenRule {
+pub struct FieldError {
     /// The path of the field in the body.
     #[schema(value_type = String, example = "items[0].quantity")]
     pub field: Cow<'static, str>,
@@ -121,8 +121,8 @@ pub struct BrokenRule {
     pub detail: String,
 }
 
-impl BrokenRule {
-    fn list(rules: &[BrokenRule]) -> String {
+impl FieldError {
+    fn list(rules: &[FieldError]) -> String {
         let rules: Vec<_> =
             rules.iter().map(|rule| format!("{}: {}", rule.field, rule.detail)).collect();
         rules.join("; ")
@@ -132,14 +132,36 @@ impl BrokenRule {
 /// What is wrong with a value, in words that say what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Invalid(pub Cow<'static, str>);
+pub struct InvalidValue(pub Cow<'static, str>);
 
-impl Invalid {
+impl InvalidValue {
     /// The value, if it lies within the range.
-    pub fn unless_within(value: i64, range: std::ops::RangeInclusive<i64>) -> Result<i64, Invalid> {
+    pub fn unless_within(
+        value: i64,
+        range: std::ops::RangeInclusive<i64>,
+    ) -> Result<i64, InvalidValue> {
         if range.contains(&value) {
             return Ok(value);
         }
-        Err(Invalid(format!("must be from {} to {}", range.start(), range.end()).into()))
+        Err(InvalidValue(format!("must be from {} to {}", range.start(), range.end()).into()))
+    }
+}
+
+impl From<shop_runtime::Error> for Error {
+    fn from(error: shop_runtime::Error) -> Error {
+        use shop_runtime::Error as Runtime;
+        match error {
+            Runtime::Overloaded(actor) => Error::Overloaded(actor.into()),
+            Runtime::Unavailable(why) => Error::Unavailable(why),
+            Runtime::Crashed(actor) => Error::Crashed(actor),
+            Runtime::NotFound => Error::NotFound("actor"),
+            Runtime::NotAllowed(why) => Error::Conflict(why),
+        }
+    }
+}
+
+impl shop_runtime::ReplyError for Error {
+    fn is_internal(&self) -> bool {
+        Error::is_internal(self)
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::Invalid;
+use crate::InvalidValue;
 use crate::stock::{Moved, Offer};
 use crate::users::{User, UserId};
 
@@ -54,19 +54,19 @@ impl Event {
     }
 
     /// Reads an event by its name; anybody may have written it, so whatever cannot be stored is refused with a reason.
-    pub fn read(name: &str, body: &[u8]) -> Result<Event, Invalid> {
+    pub fn read(name: &str, body: &[u8]) -> Result<Event, InvalidValue> {
         let event = match name {
             "user_created" => Event::UserCreated(json(body)?),
             "user_updated" => Event::UserUpdated(json(body)?),
             "user_deleted" => Event::UserDeleted(json(body)?),
             "product.created" => Event::ProductCreated(json(body)?),
             "stock.moved" => Event::StockMoved(moved(body)?),
-            other => return Err(Invalid(format!("no event is named '{other}'").into())),
+            other => return Err(InvalidValue(format!("no event is named '{other}'").into())),
         };
         event.storable()
     }
 
-    fn storable(self) -> Result<Event, Invalid> {
+    fn storable(self) -> Result<Event, InvalidValue> {
         let texts = match &self {
             Event::UserCreated(user) | Event::UserUpdated(user) => {
                 vec![&user.username, &user.email]
@@ -74,35 +74,36 @@ impl Event {
             Event::UserDeleted(_) => vec![],
             Event::ProductCreated(offer) => {
                 crate::catalog::price(offer.price)
-                    .map_err(|why| Invalid(format!("price {why}").into()))?;
+                    .map_err(|why| InvalidValue(format!("price {why}").into()))?;
                 crate::catalog::quantity(offer.quantity)
-                    .map_err(|why| Invalid(format!("quantity {why}").into()))?;
+                    .map_err(|why| InvalidValue(format!("quantity {why}").into()))?;
                 vec![&offer.name]
             }
             Event::StockMoved(Moved { movements }) => {
                 for movement in movements {
-                    crate::catalog::quantity(movement.delta.saturating_abs())
-                        .map_err(|why| Invalid(format!("delta, without its sign, {why}").into()))?;
+                    crate::catalog::quantity(movement.delta.saturating_abs()).map_err(|why| {
+                        InvalidValue(format!("delta, without its sign, {why}").into())
+                    })?;
                 }
-                movements.iter().map(|movement| &movement.cause).collect()
+                movements.iter().map(|movement| &movement.context).collect()
             }
         };
         match texts.iter().any(|text| text.contains('\0')) {
-            true => Err(Invalid("a text holds U+0000, which cannot be stored".into())),
+            true => Err(InvalidValue("a text holds U+0000, which cannot be stored".into())),
             false => Ok(self),
         }
     }
 }
 
 /// Nodes of an earlier version tell of each movement by itself.
-fn moved(body: &[u8]) -> Result<Moved, Invalid> {
+fn moved(body: &[u8]) -> Result<Moved, InvalidValue> {
     let alone = |movement| Moved { movements: vec![movement] };
     json(body).or_else(|why| json(body).map(alone).map_err(|_| why))
 }
 
-fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Invalid> {
+fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, InvalidValue> {
     serde_json::from_slice(body)
-        .map_err(|error| Invalid(format!("the body cannot be read: {error}").into()))
+        .map_err(|error| InvalidValue(format!("the body cannot be read: {error}").into()))
 }
 
 /// The newest news of each subject that `named` tells the name and the version of, in the order of names: what is named twice in

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use sqlx::{FromRow, PgConnection};
 
-use crate::crash::At;
 use crate::users::UserId;
 use crate::{Error, Result};
+use shop_runtime::Failpoint;
 
 /// Names a request: whoever sends it again, names it the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Key {
     /// What is asked: another for another method, path or body.
     pub fingerprint: String,
     /// How long the answer is kept.
-    pub kept_for: Duration,
+    pub retention: Duration,
 }
 
 /// An answer, as it was given.
@@ -45,7 +45,7 @@ const FIND: &str = "
     where kept_until > now()";
 
 #[derive(FromRow)]
-struct Kept {
+struct StoredAnswer {
     caller: UserId,
     name: String,
     fingerprint: String,
@@ -60,18 +60,18 @@ pub async fn claim(tx: &mut PgConnection, keys: &[&Key]) -> Result<Vec<Result<Op
     let names: Vec<_> = keys.iter().map(|key| key.name.as_str()).collect();
     // Two statements: what another transaction answered before we had the lock must be seen.
     let locked = sqlx::query_scalar(LOCK).bind(&callers).bind(&names).fetch_all(&mut *tx);
-    let locked: Vec<bool> = locked.at("idempotency: lock").await?;
+    let locked: Vec<bool> = locked.failpoint("idempotency: lock").await?;
     let kept = sqlx::query_as(FIND).bind(&callers).bind(&names).fetch_all(tx);
-    let kept: Vec<Kept> = kept.at("idempotency: find").await?;
+    let kept: Vec<StoredAnswer> = kept.failpoint("idempotency: find").await?;
     let kept: HashMap<_, _> =
         kept.iter().map(|row| ((row.caller, row.name.as_str()), row)).collect();
     let claimed = |(key, locked): (&&Key, bool)| match kept.get(&(key.caller, key.name.as_str())) {
-        Some(kept) if kept.fingerprint != key.fingerprint => Err(Error::OtherRequest),
-        Some(Kept { status, body, .. }) => {
+        Some(kept) if kept.fingerprint != key.fingerprint => Err(Error::KeyReused),
+        Some(StoredAnswer { status, body, .. }) => {
             Ok(Some(Answer { status: *status as u16, body: body.clone() }))
         }
         None if locked => Ok(None),
-        None => Err(Error::InFlight),
+        None => Err(Error::RequestInProgress),
     };
     Ok(keys.iter().zip(locked).map(claimed).collect())
 }
@@ -94,23 +94,23 @@ pub async fn keep(tx: &mut PgConnection, answers: &[(&Key, Answer)]) -> Result<(
         .bind(answers.iter().map(|(key, _)| key.fingerprint.as_str()).collect::<Vec<_>>())
         .bind(answers.iter().map(|(_, answer)| answer.status as i16).collect::<Vec<_>>())
         .bind(answers.iter().map(|(_, answer)| answer.body.as_slice()).collect::<Vec<_>>())
-        .bind(answers.iter().map(|(key, _)| key.kept_for.as_secs_f64()).collect::<Vec<_>>())
+        .bind(answers.iter().map(|(key, _)| key.retention.as_secs_f64()).collect::<Vec<_>>())
         .execute(tx)
-        .at("idempotency: keep")
+        .failpoint("idempotency: keep")
         .await?;
     Ok(())
 }
 
 /// Marks how far the transaction is before the change itself.
 pub async fn mark(tx: &mut PgConnection) -> Result<()> {
-    sqlx::raw_sql("savepoint change").execute(tx).at("idempotency: mark").await?;
+    sqlx::raw_sql("savepoint change").execute(tx).failpoint("idempotency: mark").await?;
     Ok(())
 }
 
 /// Takes back what a refused change did: the transaction goes on as if it had not been tried.
 pub async fn back_to_mark(tx: &mut PgConnection) -> Result<()> {
     let back = sqlx::raw_sql("rollback to savepoint change").execute(tx);
-    back.at("idempotency: back to mark").await?;
+    back.failpoint("idempotency: back to mark").await?;
     Ok(())
 }
 
@@ -124,6 +124,7 @@ const SWEEP: &str = "
 
 /// Forgets at most `limit` answers whose time is over; says how many there were.
 pub async fn sweep(connection: &mut PgConnection, limit: i64) -> Result<u64> {
-    let swept = sqlx::query(SWEEP).bind(limit).execute(connection).at("idempotency: sweep").await?;
+    let swept =
+        sqlx::query(SWEEP).bind(limit).execute(connection).failpoint("idempotency: sweep").await?;
     Ok(swept.rows_affected())
 }

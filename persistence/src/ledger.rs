@@ -11,10 +11,11 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::books::{Books, FIRST, FIRST_PRODUCT, LONGEST_PAGE, Person, Stock, Summary};
+use crate::Result;
 use crate::catalog::ProductId;
+use crate::snapshot::{FIRST, FIRST_PRODUCT, LONGEST_PAGE, Snapshot, Stock, Summary, UserRecord};
 use crate::users::UserId;
-use crate::{Result, date};
+use shop_runtime::now;
 
 /// What was sold later than this ago may still be under way between the nodes, and is not compared.
 const SETTLED: Duration = Duration::from_secs(5);
@@ -160,9 +161,9 @@ impl Ledger {
     /// # Errors
     /// When one of the books cannot be read.
     pub async fn take(
-        auth: &impl Books,
-        catalog: &impl Books,
-        order: &impl Books,
+        auth: &impl Snapshot,
+        catalog: &impl Snapshot,
+        order: &impl Snapshot,
         patience: Duration,
     ) -> Result<Ledger> {
         let until = Instant::now() + patience;
@@ -191,7 +192,11 @@ impl Ledger {
 }
 
 /// Reads all books once.
-async fn look(auth: &impl Books, catalog: &impl Books, order: &impl Books) -> Result<Ledger> {
+async fn look(
+    auth: &impl Snapshot,
+    catalog: &impl Snapshot,
+    order: &impl Snapshot,
+) -> Result<Ledger> {
     let mut ledger = Ledger {
         balanced: true,
         products: vec![],
@@ -218,8 +223,8 @@ async fn look(auth: &impl Books, catalog: &impl Books, order: &impl Books) -> Re
 
 async fn look_at_products(
     ledger: &mut Ledger,
-    catalog: &impl Books,
-    order: &impl Books,
+    catalog: &impl Snapshot,
+    order: &impl Snapshot,
 ) -> Result<()> {
     let before = settled();
     let mut catalog = Rows::<_, Stock>::of(catalog, before);
@@ -259,24 +264,24 @@ async fn look_at_products(
 
 async fn look_at_people(
     ledger: &mut Ledger,
-    auth: &impl Books,
-    catalog: &impl Books,
-    order: &impl Books,
+    auth: &impl Snapshot,
+    catalog: &impl Snapshot,
+    order: &impl Snapshot,
 ) -> Result<()> {
-    let mut auth = Rows::<_, Person>::of(auth, FIRST);
-    let mut catalog = Rows::<_, Person>::of(catalog, FIRST);
-    let mut order = Rows::<_, Person>::of(order, FIRST);
+    let mut auth = Rows::<_, UserRecord>::of(auth, FIRST);
+    let mut catalog = Rows::<_, UserRecord>::of(catalog, FIRST);
+    let mut order = Rows::<_, UserRecord>::of(order, FIRST);
     let mut checksums = [Checksum::default(), Checksum::default(), Checksum::default()];
     while let Some(id) =
         least([auth.next_id().await?, catalog.next_id().await?, order.next_id().await?])
     {
-        let people = [auth.take(id), catalog.take(id), order.take(id)];
-        for (checksum, person) in checksums.iter_mut().zip(&people) {
+        let users = [auth.take(id), catalog.take(id), order.take(id)];
+        for (checksum, person) in checksums.iter_mut().zip(&users) {
             if let Some(person) = person.as_ref().filter(|person| !person.deleted) {
                 checksum.add(person);
             }
         }
-        let [user, catalog, order] = people.each_ref().map(Option::as_ref);
+        let [user, catalog, order] = users.each_ref().map(Option::as_ref);
         ledger.name(difference_of_person(id, user, "catalog", catalog));
         ledger.name(difference_of_person(id, user, "order", order));
     }
@@ -376,9 +381,9 @@ fn differences_of_product(
 /// How a node's copy of a user differs from the auth node's user, if it does.
 fn difference_of_person(
     id: UserId,
-    user: Option<&Person>,
+    user: Option<&UserRecord>,
     node: &'static str,
-    copy: Option<&Person>,
+    copy: Option<&UserRecord>,
 ) -> Option<Difference> {
     let name = named(node);
     let detail = match (user, copy) {
@@ -400,7 +405,7 @@ fn difference_of_person(
     Some(Difference::new(format_args!("user {id}"), node, detail))
 }
 
-fn about(person: &Person) -> String {
+fn about(person: &UserRecord) -> String {
     match &person.user {
         Some(user) => format!("{} <{}> {:?}", user.username, user.email, user.role),
         None => "nothing".to_owned(),
@@ -430,7 +435,7 @@ fn differences_within(node: &'static str, summary: &Summary) -> Vec<Difference> 
 
 /// The first id that a movement made five seconds ago could have.
 fn settled() -> Uuid {
-    let millis = u64::try_from((date() - SETTLED).as_millisecond()).unwrap_or_default();
+    let millis = u64::try_from((now() - SETTLED).as_millisecond()).unwrap_or_default();
     uuid::Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid()
 }
 
@@ -443,10 +448,10 @@ trait Row: Sized {
     type Id: Ord + Copy;
     const FIRST: Self::Id;
     fn id(&self) -> Self::Id;
-    async fn page(books: &impl Books, after: Self::Id, before: Uuid) -> Result<Vec<Self>>;
+    async fn page(snapshot: &impl Snapshot, after: Self::Id, before: Uuid) -> Result<Vec<Self>>;
 }
 
-impl Row for Person {
+impl Row for UserRecord {
     type Id = UserId;
     const FIRST: UserId = FIRST;
 
@@ -454,8 +459,8 @@ impl Row for Person {
         self.id
     }
 
-    async fn page(books: &impl Books, after: UserId, _: Uuid) -> Result<Vec<Person>> {
-        books.people(after, LONGEST_PAGE).await
+    async fn page(snapshot: &impl Snapshot, after: UserId, _: Uuid) -> Result<Vec<UserRecord>> {
+        snapshot.users(after, LONGEST_PAGE).await
     }
 }
 
@@ -467,30 +472,30 @@ impl Row for Stock {
         self.id
     }
 
-    async fn page(books: &impl Books, after: ProductId, before: Uuid) -> Result<Vec<Stock>> {
-        books.products(after, LONGEST_PAGE, before).await
+    async fn page(snapshot: &impl Snapshot, after: ProductId, before: Uuid) -> Result<Vec<Stock>> {
+        snapshot.products(after, LONGEST_PAGE, before).await
     }
 }
 
 /// The rows of some books, one after the other, of which one page is held.
 struct Rows<'b, B, R: Row> {
-    books: &'b B,
+    snapshot: &'b B,
     before: Uuid,
     page: std::iter::Peekable<std::vec::IntoIter<R>>,
     after: R::Id,
     ended: bool,
 }
 
-impl<'b, B: Books, R: Row> Rows<'b, B, R> {
-    fn of(books: &'b B, before: Uuid) -> Rows<'b, B, R> {
+impl<'b, B: Snapshot, R: Row> Rows<'b, B, R> {
+    fn of(snapshot: &'b B, before: Uuid) -> Rows<'b, B, R> {
         let page = vec![].into_iter().peekable();
-        Rows { books, before, page, after: R::FIRST, ended: false }
+        Rows { snapshot, before, page, after: R::FIRST, ended: false }
     }
 
     /// The id of the next row, if there is one.
     async fn next_id(&mut self) -> Result<Option<R::Id>> {
         if self.page.peek().is_none() && !self.ended {
-            let page = R::page(self.books, self.after, self.before).await?;
+            let page = R::page(self.snapshot, self.after, self.before).await?;
             self.ended = (page.len() as i64) < LONGEST_PAGE;
             self.after = page.last().map_or(self.after, R::id);
             self.page = page.into_iter().peekable();

@@ -11,7 +11,8 @@ use utoipa::ToSchema;
 use crate::catalog::ProductId;
 use crate::stock::{self, Movement};
 use crate::users::UserId;
-use crate::{At, BrokenRule, Error, Invalid, Result, Trace, outbox};
+use crate::{Error, FieldError, InvalidValue, Result, outbox};
+use shop_runtime::{Failpoint, SpanContext};
 
 /// Identifies an order.
 pub type OrderId = i64;
@@ -106,15 +107,15 @@ pub struct Buyer {
 }
 
 /// How many pieces of one product can be ordered at once: 1 to 10^6.
-pub fn quantity(value: i64) -> Result<i64, Invalid> {
-    Invalid::unless_within(value, 1..=1_000_000)
+pub fn quantity(value: i64) -> Result<i64, InvalidValue> {
+    InvalidValue::unless_within(value, 1..=1_000_000)
 }
 
 /// How many items an order can have: 1 to 100.
-pub fn length(items: usize) -> Result<(), Invalid> {
+pub fn length(items: usize) -> Result<(), InvalidValue> {
     match items {
         1..=100 => Ok(()),
-        _ => Err(Invalid("must be 1 to 100 items".into())),
+        _ => Err(InvalidValue("must be 1 to 100 items".into())),
     }
 }
 
@@ -123,12 +124,12 @@ pub fn length(items: usize) -> Result<(), Invalid> {
 pub struct NewOrder {
     user_id: UserId,
     /// Each product once.
-    items: Vec<Wanted>,
+    items: Vec<LineItem>,
 }
 
 /// How many pieces of a product are wanted, and which item of the order named it first.
 #[derive(Debug, Clone)]
-struct Wanted {
+struct LineItem {
     product: ProductId,
     pieces: i64,
     named_at: usize,
@@ -137,9 +138,9 @@ struct Wanted {
 impl NewOrder {
     /// An order of 1 to 100 items `(product, quantity)`. The same product named twice is one item with the sum.
     pub fn new(user_id: UserId, named: Vec<(ProductId, i64)>) -> Result<NewOrder> {
-        length(named.len()).map_err(|why| Error::broken("items", why.to_string()))?;
-        let mut items: Vec<Wanted> = Vec::with_capacity(named.len());
-        let mut broken = vec![];
+        length(named.len()).map_err(|why| Error::invalid_field("items", why.to_string()))?;
+        let mut items: Vec<LineItem> = Vec::with_capacity(named.len());
+        let mut invalid_field = vec![];
         for (index, (product, pieces)) in named.into_iter().enumerate() {
             let sum = match items.iter_mut().find(|item| item.product == product) {
                 Some(item) => {
@@ -147,19 +148,19 @@ impl NewOrder {
                     item.pieces
                 }
                 None => {
-                    items.push(Wanted { product, pieces, named_at: index });
+                    items.push(LineItem { product, pieces, named_at: index });
                     pieces
                 }
             };
             if let Err(why) = quantity(sum) {
                 let detail = format!("all of product {product} together {why}");
-                broken
-                    .push(BrokenRule { field: format!("items[{index}].quantity").into(), detail });
+                invalid_field
+                    .push(FieldError { field: format!("items[{index}].quantity").into(), detail });
             }
         }
-        match broken.is_empty() {
+        match invalid_field.is_empty() {
             true => Ok(NewOrder { user_id, items }),
-            false => Err(Error::Broken(broken)),
+            false => Err(Error::Invalid(invalid_field)),
         }
     }
 
@@ -173,13 +174,13 @@ impl NewOrder {
 #[derive(Debug)]
 pub enum Refusal {
     /// It names a user or products that this node has not heard of; it may yet.
-    Unheard(Vec<BrokenRule>),
+    UnknownReference(Vec<FieldError>),
     /// It cannot be.
     Final(Error),
 }
 
 /// The products that are for sale.
-pub type Shelf = HashMap<ProductId, OnShelf>;
+pub type Inventory = HashMap<ProductId, OnShelf>;
 
 /// A product on the shelf: what is left of it, and what an order copies of it.
 #[derive(Debug, Clone)]
@@ -194,7 +195,7 @@ pub struct OnShelf {
 
 /// An order that can be: its items' products and the totals.
 #[derive(Debug)]
-pub struct Draft<'n> {
+pub struct PricedOrder<'n> {
     new: &'n NewOrder,
     items: Vec<(OrderedProduct, i64)>,
     total_quantity: i64,
@@ -205,25 +206,25 @@ pub struct Draft<'n> {
 pub fn decide<'n>(
     new: &'n NewOrder,
     customers: &HashSet<UserId>,
-    shelf: &mut Shelf,
-) -> Result<Draft<'n>, Refusal> {
-    let mut unheard = vec![];
+    shelf: &mut Inventory,
+) -> Result<PricedOrder<'n>, Refusal> {
+    let mut unknown_reference = vec![];
     if !customers.contains(&new.user_id) {
         let detail = "must be the id of a user who exists".to_owned();
-        unheard.push(BrokenRule { field: "user_id".into(), detail });
+        unknown_reference.push(FieldError { field: "user_id".into(), detail });
     }
     for item in new.items.iter().filter(|item| !shelf.contains_key(&item.product)) {
         let field = format!("items[{}].product_id", item.named_at).into();
-        unheard
-            .push(BrokenRule { field, detail: "must be the id of a product that exists".into() });
+        unknown_reference
+            .push(FieldError { field, detail: "must be the id of a product that exists".into() });
     }
-    if !unheard.is_empty() {
-        return Err(Refusal::Unheard(unheard));
+    if !unknown_reference.is_empty() {
+        return Err(Refusal::UnknownReference(unknown_reference));
     }
 
-    let mut draft = Draft { new, items: vec![], total_quantity: 0, total_price: 0 };
+    let mut draft = PricedOrder { new, items: vec![], total_quantity: 0, total_price: 0 };
     let mut short = vec![];
-    for Wanted { product: id, pieces, .. } in &new.items {
+    for LineItem { product: id, pieces, .. } in &new.items {
         let product = &shelf[id];
         if product.quantity < *pieces {
             let OnShelf { name, quantity, .. } = product;
@@ -236,7 +237,7 @@ pub fn decide<'n>(
             product.price.checked_mul(*pieces).and_then(|p| p.checked_add(draft.total_price));
         let Some(price) = price else {
             let detail = format!("the order must not cost more than {}", i64::MAX);
-            return Err(Refusal::Final(Error::broken("items", detail)));
+            return Err(Refusal::Final(Error::invalid_field("items", detail)));
         };
         draft.total_price = price;
         draft.total_quantity += pieces;
@@ -246,7 +247,7 @@ pub fn decide<'n>(
     if !short.is_empty() {
         return Err(Refusal::Final(Error::Conflict(format!("{}; order fewer", short.join("; ")))));
     }
-    for Wanted { product: id, pieces, .. } in &new.items {
+    for LineItem { product: id, pieces, .. } in &new.items {
         shelf.entry(*id).and_modify(|product| product.quantity -= pieces);
     }
     Ok(draft)
@@ -289,7 +290,7 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn shelf(&mut self) -> Shelf {
+    fn shelf(&mut self) -> Inventory {
         let products = take(&mut self.products).into_iter().zip(take(&mut self.names));
         let products = products.zip(take(&mut self.prices)).zip(take(&mut self.quantities));
         let on_shelf = |(((id, name), price), quantity)| (id, OnShelf { name, price, quantity });
@@ -323,7 +324,7 @@ const INSERT: &str = "
 /// Numbers for orders and items, taken from the database before it is known which can be placed. What is left is for the
 /// next ones: an order that is refused, or tried again and again, leaves no gap.
 #[derive(Debug, Default)]
-pub struct Numbers {
+pub struct IdPool {
     orders: VecDeque<OrderId>,
     items: VecDeque<ItemId>,
 }
@@ -337,23 +338,23 @@ fn missing<T>(needed: usize, there: &VecDeque<T>) -> i64 {
 /// once the transaction is committed.
 pub async fn place(
     tx: &mut PgConnection,
-    orders: &[(&NewOrder, Option<Trace>)],
-    numbers: &mut Numbers,
+    orders: &[(&NewOrder, Option<SpanContext>)],
+    id_pool: &mut IdPool,
 ) -> Result<Vec<Result<Order, Refusal>>> {
     let new = || orders.iter().map(|(new, _)| *new);
     let products: Vec<_> = new().flat_map(|new| &new.items).map(|item| item.product).collect();
     let mut prepared: Prepared = sqlx::query_as(PREPARE)
         .bind(new().map(|new| new.user_id).collect::<Vec<_>>())
         .bind(&products)
-        .bind(missing(orders.len(), &numbers.orders))
-        .bind(missing(products.len(), &numbers.items))
+        .bind(missing(orders.len(), &id_pool.orders))
+        .bind(missing(products.len(), &id_pool.items))
         .fetch_one(&mut *tx)
-        .at("place: prepare")
+        .failpoint("place: prepare")
         .await?;
     let mut shelf = prepared.shelf();
     let customers = prepared.customers.into_iter().collect();
-    numbers.orders.extend(prepared.orders);
-    numbers.items.extend(prepared.items);
+    id_pool.orders.extend(prepared.orders);
+    id_pool.items.extend(prepared.items);
 
     let decisions: Vec<_> = new().map(|new| decide(new, &customers, &mut shelf)).collect();
     if decisions.iter().all(Result::is_err) {
@@ -363,10 +364,10 @@ pub async fn place(
     let mut outcome = vec![];
     for (decision, (_, trace)) in decisions.into_iter().zip(orders) {
         outcome.push(decision.map(|draft| {
-            let id = numbers.orders.pop_front().expect("a number for every order");
+            let id = id_pool.orders.pop_front().expect("a number for every order");
             let item = |(product, product_quantity): (OrderedProduct, i64)| {
                 sold.push((Movement::sold(product.id, -product_quantity, id), *trace));
-                let item_id = numbers.items.pop_front().expect("a number for every item");
+                let item_id = id_pool.items.pop_front().expect("a number for every item");
                 Item {
                     id: item_id,
                     order_id: id,
@@ -394,7 +395,7 @@ pub async fn place(
 async fn insert(
     tx: &mut PgConnection,
     orders: &[&Order],
-    sold: &[(Movement, Option<Trace>)],
+    sold: &[(Movement, Option<SpanContext>)],
 ) -> Result<()> {
     let items = || orders.iter().flat_map(|order| &order.items);
     let mut pieces: BTreeMap<ProductId, i64> = BTreeMap::new();
@@ -414,11 +415,11 @@ async fn insert(
         .bind(items().map(|item| item.product.price).collect::<Vec<_>>())
         .bind(sold.iter().map(|(movement, _)| movement.id).collect::<Vec<_>>())
         .bind(sold.iter().map(|(movement, _)| movement.delta).collect::<Vec<_>>())
-        .bind(sold.iter().map(|(movement, _)| movement.cause.as_str()).collect::<Vec<_>>())
+        .bind(sold.iter().map(|(movement, _)| movement.context.as_str()).collect::<Vec<_>>())
         .bind(pieces.keys().copied().collect::<Vec<_>>())
         .bind(pieces.values().copied().collect::<Vec<_>>());
     let insert = outbox::bind(insert, &stock::told(sold))?;
-    let inserted = insert.execute(tx).at("place: insert").await?;
+    let inserted = insert.execute(tx).failpoint("place: insert").await?;
     stock::must_be_all(inserted.rows_affected(), pieces.len())
 }
 
@@ -450,9 +451,9 @@ struct Found {
 /// Finds an order with its items and its user.
 pub async fn find(connection: &mut PgConnection, id: OrderId) -> Result<Order> {
     let mut rows: Vec<Found> =
-        sqlx::query_as(FIND).bind(id).fetch_all(connection).at("find: order").await?;
+        sqlx::query_as(FIND).bind(id).fetch_all(connection).failpoint("find: order").await?;
     let items = rows.iter().map(|row| row.item.clone()).collect();
-    let order = rows.pop().ok_or(Error::Missing("order"))?;
+    let order = rows.pop().ok_or(Error::NotFound("order"))?;
     Ok(Order {
         id,
         user_id: order.user_id,
@@ -469,9 +470,12 @@ const LOCK: &str = "select user_id from orders where id = $1 for no key update";
 
 /// Whose the order is; it stays as it is until the transaction ends.
 pub async fn lock(tx: &mut PgConnection, id: OrderId) -> Result<UserId> {
-    let owner =
-        sqlx::query_scalar(LOCK).bind(id).fetch_optional(tx).at("update: lock order").await?;
-    owner.ok_or(Error::Missing("order"))
+    let owner = sqlx::query_scalar(LOCK)
+        .bind(id)
+        .fetch_optional(tx)
+        .failpoint("update: lock order")
+        .await?;
+    owner.ok_or(Error::NotFound("order"))
 }
 
 const FIND_ITEM: &str = "
@@ -505,16 +509,17 @@ pub async fn set_quantity(
         .bind(order)
         .bind(item)
         .fetch_optional(&mut *tx)
-        .at("update: find item")
+        .failpoint("update: find item")
         .await?;
     let found: Option<FoundItem> = found;
-    let FoundItem { mut item, total_price } = found.ok_or(Error::Missing("item of this order"))?;
+    let FoundItem { mut item, total_price } = found.ok_or(Error::NotFound("item of this order"))?;
     let more = quantity - item.product_quantity;
     if more == 0 {
         return Ok(item);
     }
     let shelf = sqlx::query_as(LOCK_SHELF).bind([item.product_id]).fetch_one(&mut *tx);
-    let (_, name, _, left): (ProductId, String, i64, i64) = shelf.at("update: lock shelf").await?;
+    let (_, name, _, left): (ProductId, String, i64, i64) =
+        shelf.failpoint("update: lock shelf").await?;
     if left < more {
         let id = item.product_id;
         return Err(Error::Conflict(format!(
@@ -523,15 +528,15 @@ pub async fn set_quantity(
     }
     let price = item.product.price.checked_mul(more);
     let Some(price) = price.filter(|price| total_price.checked_add(*price).is_some()) else {
-        return Err(Error::broken(
+        return Err(Error::invalid_field(
             "quantity",
             format!("the order must not cost more than {}", i64::MAX),
         ));
     };
     let set =
         sqlx::query(SET_QUANTITY).bind(order).bind(item.id).bind(quantity).bind(more).bind(price);
-    set.execute(&mut *tx).at("update: set quantity").await?;
-    stock::sell(tx, vec![(Movement::sold(item.product_id, -more, order), Trace::current())])
+    set.execute(&mut *tx).failpoint("update: set quantity").await?;
+    stock::sell(tx, vec![(Movement::sold(item.product_id, -more, order), SpanContext::current())])
         .await?;
     item.product_quantity = quantity;
     Ok(item)
@@ -544,12 +549,12 @@ mod tests {
 
     use super::*;
 
-    fn shelf(left: &[i64]) -> Shelf {
+    fn shelf(left: &[i64]) -> Inventory {
         let on_shelf = |&quantity: &i64| OnShelf { name: "cup".into(), price: 7, quantity };
         (0..).zip(left.iter().map(on_shelf)).collect()
     }
 
-    fn left(shelf: &Shelf) -> i64 {
+    fn left(shelf: &Inventory) -> i64 {
         shelf.values().map(|product| product.quantity).sum()
     }
 

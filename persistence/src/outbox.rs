@@ -6,7 +6,8 @@ use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use crate::database::within;
-use crate::{At, Database, Error, Event, Result, Trace};
+use crate::{Database, Error, Event, Result};
+use shop_runtime::{Failpoint, SpanContext};
 
 /// An event that waits to be published.
 #[derive(Debug, Clone, FromRow)]
@@ -29,20 +30,20 @@ pub struct Waiting {
 
 /// An event to append.
 #[derive(Debug)]
-pub struct Entry {
+pub struct OutboxEvent {
     /// What happened.
     pub event: Event,
     /// Grows with every change of that one user or product. `None` where only the event itself has an
     /// order, not what it is about: then the version is its place in the outbox.
     pub version: Option<i64>,
     /// The trace that caused it.
-    pub trace: Option<Trace>,
+    pub trace: Option<SpanContext>,
 }
 
-impl Entry {
+impl OutboxEvent {
     /// An event that the running task causes.
-    pub fn new(event: Event, version: i64) -> Entry {
-        Entry { event, version: Some(version), trace: Trace::current() }
+    pub fn new(event: Event, version: i64) -> OutboxEvent {
+        OutboxEvent { event, version: Some(version), trace: SpanContext::current() }
     }
 }
 
@@ -53,41 +54,45 @@ const APPEND: &str = "
 /// Writes events into the transaction that causes them. Call it after the rows that they are about are locked,
 /// so that the events of one user or product stand in the order of its changes; and so that the transaction has its number
 /// before its events have theirs, which [`Horizon`] counts on.
-pub async fn append(tx: &mut PgConnection, entries: &[Entry]) -> Result<()> {
-    bind(sqlx::query(APPEND), entries)?.execute(tx).at("outbox: append").await?;
+pub async fn append(tx: &mut PgConnection, entries: &[OutboxEvent]) -> Result<()> {
+    bind(sqlx::query(APPEND), entries)?.execute(tx).failpoint("outbox: append").await?;
     Ok(())
 }
 
 /// Gives events to a statement that appends them among other things, as the last five of its values.
 pub(crate) fn bind<'q>(
     statement: Query<'q, Postgres, PgArguments>,
-    entries: &[Entry],
+    entries: &[OutboxEvent],
 ) -> Result<Query<'q, Postgres, PgArguments>> {
-    let body = |entry: &Entry| serde_json::to_string(&entry.event);
+    let body = |entry: &OutboxEvent| serde_json::to_string(&entry.event);
     let bodies: Result<Vec<_>, _> = entries.iter().map(body).collect();
     Ok(statement
         .bind(entries.iter().map(|_| Uuid::now_v7()).collect::<Vec<_>>())
         .bind(entries.iter().map(|entry| entry.event.name()).collect::<Vec<_>>())
         .bind(entries.iter().map(|entry| entry.version).collect::<Vec<_>>())
-        .bind(bodies.map_err(|error| Error::Bug(error.into()))?)
+        .bind(bodies.map_err(|error| Error::Internal(error.into()))?)
         .bind(entries.iter().map(|entry| entry.trace.map(|t| t.to_string())).collect::<Vec<_>>()))
 }
 
 /// How long the outbox is, and how many seconds its oldest event has waited.
 pub async fn backlog(connection: &mut PgConnection) -> Result<(i64, f64)> {
-    Ok(sqlx::query_as(BACKLOG).fetch_one(connection).at("outbox: backlog").await?)
+    Ok(sqlx::query_as(BACKLOG).fetch_one(connection).failpoint("outbox: backlog").await?)
 }
 
 /// The newest event that waits, if any.
 pub(crate) async fn newest(connection: &mut PgConnection) -> Result<Option<i64>> {
     let newest = sqlx::query_scalar("select max(id) from outbox").fetch_one(connection);
-    Ok(newest.at("outbox: newest").await?)
+    Ok(newest.failpoint("outbox: newest").await?)
 }
 
 /// Whether an event up to this one still waits.
 pub(crate) async fn waits(connection: &mut PgConnection, up_to: i64) -> Result<bool> {
     let waits = "select exists (select from outbox where id <= $1)";
-    Ok(sqlx::query_scalar(waits).bind(up_to).fetch_one(connection).at("outbox: waits").await?)
+    Ok(sqlx::query_scalar(waits)
+        .bind(up_to)
+        .fetch_one(connection)
+        .failpoint("outbox: waits")
+        .await?)
 }
 
 const BACKLOG: &str = "
@@ -162,10 +167,12 @@ impl Horizon {
 impl Reader {
     /// Opens connections of its own.
     pub async fn open(database: &Database) -> Result<Reader> {
-        let mut hints = database.listener().at("outbox: open hints").await?;
-        within(hints.listen("outbox")).at("outbox: listen").await?;
-        let mut connection = database.connect().at("outbox: connect").await?;
-        within(sqlx::raw_sql(LEADER).execute(&mut connection)).at("outbox: set limit").await?;
+        let mut hints = database.listener().failpoint("outbox: open hints").await?;
+        within(hints.listen("outbox")).failpoint("outbox: listen").await?;
+        let mut connection = database.connect().failpoint("outbox: connect").await?;
+        within(sqlx::raw_sql(LEADER).execute(&mut connection))
+            .failpoint("outbox: set limit")
+            .await?;
         Ok(Reader {
             database: database.clone(),
             connection,
@@ -179,7 +186,7 @@ impl Reader {
     pub async fn lead(&mut self) -> Result<bool> {
         if !self.leads {
             let lead = sqlx::query_scalar(LOCK).fetch_one(&mut self.connection);
-            self.leads = within(lead).at("outbox: lead").await?;
+            self.leads = within(lead).failpoint("outbox: lead").await?;
         }
         Ok(self.leads)
     }
@@ -196,7 +203,7 @@ impl Reader {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let next = sqlx::query_as(NEXT).bind(confirmed).bind(self.horizon.from);
         let next = next.bind(in_flight).bind(limit).fetch_all(&mut self.connection);
-        let next: Vec<Looked> = within(next).at("outbox: next").await?;
+        let next: Vec<Looked> = within(next).failpoint("outbox: next").await?;
         self.horizon.saw(&next, limit);
         Ok(next.into_iter().map(|looked| looked.waiting).collect())
     }
@@ -214,7 +221,7 @@ impl Reader {
     /// because a transaction that notifies makes all others of its kind queue up behind it.
     pub async fn hint(&mut self) -> Result<()> {
         let hint = sqlx::raw_sql("notify outbox").execute(&mut self.connection);
-        within(hint).at("outbox: hint").await?;
+        within(hint).failpoint("outbox: hint").await?;
         Ok(())
     }
 }
@@ -229,7 +236,7 @@ mod tests {
 
     /// What transactions and the relay do, in turns.
     #[derive(Debug, Clone)]
-    enum Turn {
+    enum OutboxLease {
         Begin,
         /// One of those that are open takes the next place in the outbox.
         Append(prop::sample::Index),
@@ -239,12 +246,12 @@ mod tests {
         Look(i64),
     }
 
-    fn turn() -> impl Strategy<Value = Turn> {
+    fn turn() -> impl Strategy<Value = OutboxLease> {
         prop_oneof![
-            2 => Just(Turn::Begin),
-            4 => any::<prop::sample::Index>().prop_map(Turn::Append),
-            2 => any::<prop::sample::Index>().prop_map(Turn::Commit),
-            3 => (0..5_i64).prop_map(Turn::Look),
+            2 => Just(OutboxLease::Begin),
+            4 => any::<prop::sample::Index>().prop_map(OutboxLease::Append),
+            2 => any::<prop::sample::Index>().prop_map(OutboxLease::Commit),
+            3 => (0..5_i64).prop_map(OutboxLease::Look),
         ]
     }
 
@@ -304,16 +311,16 @@ mod tests {
             for turn in turns {
                 let open: Vec<_> = outbox.open.keys().copied().collect();
                 match turn {
-                    Turn::Begin => {
+                    OutboxLease::Begin => {
                         outbox.open.insert(outbox.next_to_open, vec![]);
                         outbox.next_to_open += 1;
                     }
-                    Turn::Append(which) if !open.is_empty() => {
+                    OutboxLease::Append(which) if !open.is_empty() => {
                         outbox.open.entry(*which.get(&open)).or_default().push(outbox.next_id);
                         outbox.next_id += 1;
                     }
-                    Turn::Commit(which) if !open.is_empty() => outbox.commit(*which.get(&open)),
-                    Turn::Look(limit) => outbox.look(limit),
+                    OutboxLease::Commit(which) if !open.is_empty() => outbox.commit(*which.get(&open)),
+                    OutboxLease::Look(limit) => outbox.look(limit),
                     _ => {}
                 }
             }

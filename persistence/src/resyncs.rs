@@ -14,7 +14,7 @@ pub type ResyncId = i64;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromRow)]
 pub struct Progress {
     /// Users.
-    pub people: i64,
+    pub users: i64,
     /// Movements of stock that were missing here, or on the catalog all that there are.
     pub movements: i64,
     /// Products.
@@ -44,7 +44,7 @@ pub async fn ask(database: &Database) -> Result<ResyncId> {
 }
 
 const FIND: &str = "
-    select people, movements, products, done_at is not null as done, trouble,
+    select people as users, movements, products, done_at is not null as done, trouble,
            coalesce(worked_at, asked_at) > clock_timestamp() - interval '30 seconds' as is_worked_at
     from resyncs where id = $1";
 
@@ -82,7 +82,7 @@ pub async fn knows_all(connection: &mut PgConnection, movements: &[Movement]) ->
 
 /// The right to resync a database: of its replicas, one has it at a time.
 #[derive(Debug)]
-pub struct Turn {
+pub struct ResyncLease {
     /// Holds the lock.
     connection: PgConnection,
     /// The newest that was asked for: it is done with all before it.
@@ -111,9 +111,9 @@ const FAIL: &str = "
 
 const FINISH: &str = "update resyncs set done_at = now() where id <= $1 and done_at is null";
 
-impl Turn {
+impl ResyncLease {
     /// Takes the turn, if a resync is due and no other replica is at it.
-    pub async fn take(database: &Database) -> Result<Option<Turn>> {
+    pub async fn take(database: &Database) -> Result<Option<ResyncLease>> {
         if !is_due(database).await? {
             return Ok(None);
         }
@@ -125,7 +125,7 @@ impl Turn {
         // The one who had the turn may just have done it.
         let (newest, first): (Option<ResyncId>, bool) =
             within(sqlx::query_as(BEGIN).fetch_one(&mut connection)).await?;
-        Ok(newest.map(|newest| Turn { connection, newest, first }))
+        Ok(newest.map(|newest| ResyncLease { connection, newest, first }))
     }
 
     /// Whether none was ever done here: then nothing in this database is older than its news.
@@ -135,8 +135,8 @@ impl Turn {
 
     /// Says how far it is.
     pub async fn work(&mut self, progress: Progress) -> Result<()> {
-        let Progress { people, movements, products } = progress;
-        let work = sqlx::query(WORK).bind(self.newest).bind(people).bind(movements).bind(products);
+        let Progress { users, movements, products } = progress;
+        let work = sqlx::query(WORK).bind(self.newest).bind(users).bind(movements).bind(products);
         within(work.execute(&mut self.connection)).await?;
         Ok(())
     }

@@ -15,7 +15,7 @@ const PASS_OVER: &str = "
     from (select coalesce(pg_sequence_last_value($1::regclass), 0) as last) as now";
 
 /// Never gives out this number or a smaller one again.
-pub(crate) async fn pass_over(tx: &mut PgConnection, sequence: &str, number: i64) -> Result<()> {
+pub(crate) async fn skip(tx: &mut PgConnection, sequence: &str, number: i64) -> Result<()> {
     sqlx::query(PASS_OVER).bind(sequence).bind(number).execute(tx).await?;
     Ok(())
 }

@@ -12,8 +12,9 @@ use uuid::Uuid;
 use crate::catalog::{CategoryId, ProductId};
 use crate::events::newest;
 use crate::orders::OrderId;
-use crate::outbox::{self, Entry};
-use crate::{At, Error, Event, Result, Trace, sequences};
+use crate::outbox::{self, OutboxEvent};
+use crate::{Error, Event, Result, sequences};
+use shop_runtime::{Failpoint, SpanContext};
 
 /// A movement of stock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, FromRow, ToSchema)]
@@ -28,7 +29,7 @@ pub struct Movement {
     pub delta: i64,
     /// Why, for whoever reads the ledger.
     #[schema(example = "order 12")]
-    pub cause: String,
+    pub context: String,
 }
 
 /// Stands before the cause of a movement whose order this database no longer has.
@@ -38,7 +39,7 @@ impl Movement {
     /// Stock that came with a version of a product; its id follows from both, so it is the same on every node.
     pub fn stocked(product_id: ProductId, version: i64, delta: i64) -> Movement {
         let id = Movement::stocked_id(product_id, version);
-        Movement { id, product_id, delta, cause: "stocked".into() }
+        Movement { id, product_id, delta, context: "stocked".into() }
     }
 
     fn stocked_id(product_id: ProductId, version: i64) -> Uuid {
@@ -48,7 +49,7 @@ impl Movement {
 
     /// Stock that an order took, or gave back.
     pub fn sold(product_id: ProductId, delta: i64, order: OrderId) -> Movement {
-        Movement { id: Uuid::now_v7(), product_id, delta, cause: format!("order {order}") }
+        Movement { id: Uuid::now_v7(), product_id, delta, context: format!("order {order}") }
     }
 }
 
@@ -79,7 +80,7 @@ pub struct Offer {
 
 /// An offer, and how new it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct News {
+pub struct ProductUpdate {
     /// Grows with every change of that product.
     pub version: i64,
     /// What is offered.
@@ -105,14 +106,18 @@ const APPLY: &str = "
 /// The catalog node: writes movements into the ledger, each once, and moves the products' quantities with them.
 pub async fn apply(tx: &mut PgConnection, movements: &[Movement]) -> Result<()> {
     let products: Vec<_> = movements.iter().map(|movement| movement.product_id).collect();
-    sqlx::query(LOCK_PRODUCTS).bind(&products).execute(&mut *tx).at("stock: lock products").await?;
+    sqlx::query(LOCK_PRODUCTS)
+        .bind(&products)
+        .execute(&mut *tx)
+        .failpoint("stock: lock products")
+        .await?;
     sqlx::query(APPLY)
         .bind(movements.iter().map(|movement| movement.id).collect::<Vec<_>>())
         .bind(&products)
         .bind(movements.iter().map(|movement| movement.delta).collect::<Vec<_>>())
-        .bind(movements.iter().map(|movement| movement.cause.as_str()).collect::<Vec<_>>())
+        .bind(movements.iter().map(|movement| movement.context.as_str()).collect::<Vec<_>>())
         .execute(tx)
-        .at("stock: apply")
+        .failpoint("stock: apply")
         .await?;
     Ok(())
 }
@@ -128,16 +133,16 @@ const SELL: &str = "
     from sums where products.id = sums.product_id";
 
 /// The order node: takes sold pieces from products that are locked, and says so to the catalog.
-pub async fn sell(tx: &mut PgConnection, sold: Vec<(Movement, Option<Trace>)>) -> Result<()> {
+pub async fn sell(tx: &mut PgConnection, sold: Vec<(Movement, Option<SpanContext>)>) -> Result<()> {
     let movements = || sold.iter().map(|(movement, _)| movement);
     let products: HashSet<_> = movements().map(|movement| movement.product_id).collect();
     let moved = sqlx::query(SELL)
         .bind(movements().map(|movement| movement.id).collect::<Vec<_>>())
         .bind(movements().map(|movement| movement.product_id).collect::<Vec<_>>())
         .bind(movements().map(|movement| movement.delta).collect::<Vec<_>>())
-        .bind(movements().map(|movement| movement.cause.as_str()).collect::<Vec<_>>())
+        .bind(movements().map(|movement| movement.context.as_str()).collect::<Vec<_>>())
         .execute(&mut *tx)
-        .at("stock: sell")
+        .failpoint("stock: sell")
         .await?;
     must_be_all(moved.rows_affected(), products.len())?;
     outbox::append(tx, &told(&sold)).await
@@ -147,20 +152,20 @@ pub async fn sell(tx: &mut PgConnection, sold: Vec<(Movement, Option<Trace>)>) -
 pub(crate) fn must_be_all(moved: u64, products: usize) -> Result<()> {
     match moved == products as u64 {
         true => Ok(()),
-        false => Err(Error::Bug("a product is sold that is not there".into())),
+        false => Err(Error::Internal("a product is sold that is not there".into())),
     }
 }
 
 /// What the catalog is told of what was sold. What was moved together is told together, but for what belongs to a trace that
 /// is recorded: that goes on in it.
-pub(crate) fn told(sold: &[(Movement, Option<Trace>)]) -> Vec<Entry> {
-    let recorded = |trace: Option<Trace>| trace.filter(|trace| trace.is_recorded());
+pub(crate) fn told(sold: &[(Movement, Option<SpanContext>)]) -> Vec<OutboxEvent> {
+    let recorded = |trace: Option<SpanContext>| trace.filter(|trace| trace.is_recorded());
     let together = |(_, one): &_, (_, next): &_| recorded(*one) == recorded(*next);
     let parts = sold.chunk_by(together).flat_map(|part| part.chunks(MOST_TOLD));
-    let entry = |part: &[(Movement, Option<Trace>)]| {
+    let entry = |part: &[(Movement, Option<SpanContext>)]| {
         let movements = part.iter().map(|(movement, _)| movement.clone()).collect();
         let event = Event::StockMoved(Moved { movements });
-        Entry { event, version: None, trace: part.first().and_then(|(_, trace)| *trace) }
+        OutboxEvent { event, version: None, trace: part.first().and_then(|(_, trace)| *trace) }
     };
     parts.map(entry).collect()
 }
@@ -196,21 +201,21 @@ const TAKE_OVER: &str = "
 /// than they are or was restored from before them. Says how many these were. A product that this node has not heard
 /// of is not for sale before it has, so nothing of what is sold is sold again.
 pub async fn take_over(tx: &mut PgConnection, sold: &[Movement]) -> Result<i64> {
-    let cause = |movement: &Movement| {
-        movement.cause.strip_prefix(TAKEN_OVER).unwrap_or(&movement.cause).to_owned()
+    let context = |movement: &Movement| {
+        movement.context.strip_prefix(TAKEN_OVER).unwrap_or(&movement.context).to_owned()
     };
-    let causes: Vec<String> = sold.iter().map(cause).collect();
-    let order = |cause: &String| cause.strip_prefix("order ")?.parse().ok();
+    let causes: Vec<String> = sold.iter().map(context).collect();
+    let order = |context: &String| context.strip_prefix("order ")?.parse().ok();
     let orders: Vec<Option<OrderId>> = causes.iter().map(order).collect();
     let products: Vec<_> = sold.iter().map(|movement| movement.product_id).collect();
     if let Some(newest) = orders.iter().flatten().max() {
-        let pass_over = sequences::pass_over(tx, "orders_id_seq", *newest);
-        pass_over.at("take over: pass over orders").await?;
+        let skip = sequences::skip(tx, "orders_id_seq", *newest);
+        skip.failpoint("take over: pass over orders").await?;
     }
     let make_room = sqlx::query(MAKE_ROOM).bind(&products).execute(&mut *tx);
-    make_room.at("take over: make room").await?;
+    make_room.failpoint("take over: make room").await?;
     let lock = sqlx::query(LOCK_OFFERS).bind(&products).execute(&mut *tx);
-    lock.at("take over: lock").await?;
+    lock.failpoint("take over: lock").await?;
     let missing = sqlx::query_scalar(TAKE_OVER)
         .bind(sold.iter().map(|movement| movement.id).collect::<Vec<_>>())
         .bind(&products)
@@ -218,7 +223,7 @@ pub async fn take_over(tx: &mut PgConnection, sold: &[Movement]) -> Result<i64> 
         .bind(&causes)
         .bind(&orders)
         .bind(TAKEN_OVER);
-    Ok(missing.fetch_one(tx).at("take over: move").await?)
+    Ok(missing.fetch_one(tx).failpoint("take over: move").await?)
 }
 
 const LOCK_OFFERS: &str = "
@@ -261,7 +266,7 @@ const CHANGE: &str = "
 
 /// The order node: takes over what the catalog announced, unless newer is known. What it stocked more than
 /// before is a movement.
-pub async fn offer(tx: &mut PgConnection, news: &[News]) -> Result<()> {
+pub async fn offer(tx: &mut PgConnection, news: &[ProductUpdate]) -> Result<()> {
     let mut newest = newest(news, |news| (news.offer.id, news.version));
     for id in write(tx, ADD, newest.values().copied()).await? {
         newest.remove(&id);
@@ -272,8 +277,9 @@ pub async fn offer(tx: &mut PgConnection, news: &[News]) -> Result<()> {
     let known: Vec<_> = newest.keys().copied().collect();
     let lock = sqlx::query_as(LOCK_OFFERS).bind(&known).fetch_all(&mut *tx);
     let versions: HashMap<ProductId, i64> =
-        lock.at("stock: lock offers").await?.into_iter().collect();
-    let newer = |news: &&News| versions.get(&news.offer.id).is_some_and(|it| news.version > *it);
+        lock.failpoint("stock: lock offers").await?.into_iter().collect();
+    let newer =
+        |news: &&ProductUpdate| versions.get(&news.offer.id).is_some_and(|it| news.version > *it);
     write(tx, CHANGE, newest.into_values().filter(newer)).await?;
     Ok(())
 }
@@ -282,13 +288,13 @@ pub async fn offer(tx: &mut PgConnection, news: &[News]) -> Result<()> {
 async fn write<'n>(
     tx: &mut PgConnection,
     statement: &'static str,
-    news: impl Iterator<Item = &'n News>,
+    news: impl Iterator<Item = &'n ProductUpdate>,
 ) -> Result<Vec<ProductId>> {
-    let news: Vec<&News> = news.collect();
+    let news: Vec<&ProductUpdate> = news.collect();
     if news.is_empty() {
         return Ok(vec![]);
     }
-    let movement = |news: &&News| Movement::stocked_id(news.offer.id, news.version);
+    let movement = |news: &&ProductUpdate| Movement::stocked_id(news.offer.id, news.version);
     sqlx::query_scalar(statement)
         .bind(news.iter().map(|news| news.offer.id).collect::<Vec<_>>())
         .bind(news.iter().map(|news| news.offer.name.as_str()).collect::<Vec<_>>())
@@ -298,7 +304,7 @@ async fn write<'n>(
         .bind(news.iter().map(|news| news.version).collect::<Vec<_>>())
         .bind(news.iter().map(movement).collect::<Vec<_>>())
         .fetch_all(tx)
-        .at("stock: offer")
+        .failpoint("stock: offer")
         .await
         .map_err(|error| {
             Error::on_constraint(error, |constraint| {

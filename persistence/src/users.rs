@@ -6,8 +6,8 @@ use sqlx::{FromRow, PgConnection};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::lists::Part;
-use crate::{Error, Invalid, Result};
+use crate::pages::PageRequest;
+use crate::{Error, InvalidValue, Result};
 
 /// Identifies a user.
 pub type UserId = Uuid;
@@ -25,11 +25,11 @@ pub enum Role {
 
 impl Role {
     /// Reads a role by its name.
-    pub fn parse(name: String) -> Result<Role, Invalid> {
+    pub fn parse(name: String) -> Result<Role, InvalidValue> {
         match name.as_str() {
             "USER" => Ok(Role::User),
             "ADMIN" => Ok(Role::Admin),
-            _ => Err(Invalid("must be USER or ADMIN".into())),
+            _ => Err(InvalidValue("must be USER or ADMIN".into())),
         }
     }
 }
@@ -56,13 +56,13 @@ pub struct Username(String);
 
 impl Username {
     /// Reads a username.
-    pub fn parse(text: String) -> Result<Username, Invalid> {
+    pub fn parse(text: String) -> Result<Username, InvalidValue> {
         let length = text.chars().count();
         if !(3..=64).contains(&length) {
-            return Err(Invalid("must be 3 to 64 characters long".into()));
+            return Err(InvalidValue("must be 3 to 64 characters long".into()));
         }
         if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return Err(Invalid("must not contain spaces or control characters".into()));
+            return Err(InvalidValue("must not contain spaces or control characters".into()));
         }
         Ok(Username(text))
     }
@@ -74,15 +74,15 @@ pub struct Email(String);
 
 impl Email {
     /// Reads an address.
-    pub fn parse(text: String) -> Result<Email, Invalid> {
+    pub fn parse(text: String) -> Result<Email, InvalidValue> {
         if text.chars().count() > 254 {
-            return Err(Invalid("must be at most 254 characters long".into()));
+            return Err(InvalidValue("must be at most 254 characters long".into()));
         }
         let plain =
             Options::default().with_required_tld().without_display_text().without_domain_literal();
         match EmailAddress::parse_with_options(&text, plain) {
             Ok(_) if !text.chars().any(char::is_control) => Ok(Email(text)),
-            _ => Err(Invalid("must be an email address such as anna@example.com".into())),
+            _ => Err(InvalidValue("must be an email address such as anna@example.com".into())),
         }
     }
 }
@@ -144,8 +144,8 @@ pub struct Versioned {
 
 fn taken(error: sqlx::Error) -> Error {
     Error::on_constraint(error, |constraint| match constraint {
-        "users_username_key" => Some(Error::Taken("username")),
-        "users_email_key" => Some(Error::Taken("email")),
+        "users_username_key" => Some(Error::AlreadyExists("username")),
+        "users_email_key" => Some(Error::AlreadyExists("email")),
         _ => None,
     })
 }
@@ -175,7 +175,7 @@ const FIND: &str = "select id, username, email, role from users where id = $1";
 /// Finds a user.
 pub async fn find(connection: &mut PgConnection, id: UserId) -> Result<User> {
     let user = sqlx::query_as(FIND).bind(id).fetch_optional(connection).await?;
-    user.ok_or(Error::Missing("user"))
+    user.ok_or(Error::NotFound("user"))
 }
 
 const FIND_CREDENTIALS: &str = "
@@ -197,7 +197,7 @@ const LIST: &str = "
     select id, username, email, role from users where id > $1 order by id limit $2";
 
 /// Users, in the order of signing up.
-pub async fn list(connection: &mut PgConnection, part: Part<UserId>) -> Result<Vec<User>> {
+pub async fn list(connection: &mut PgConnection, part: PageRequest<UserId>) -> Result<Vec<User>> {
     let list = sqlx::query_as(LIST).bind(part.after.unwrap_or(Uuid::nil())).bind(part.limit);
     Ok(list.fetch_all(connection).await?)
 }
@@ -222,7 +222,7 @@ pub async fn update(tx: &mut PgConnection, id: UserId, profile: &Profile) -> Res
         .fetch_optional(tx)
         .await
         .map_err(taken)?;
-    updated.ok_or(Error::Missing("user"))
+    updated.ok_or(Error::NotFound("user"))
 }
 
 const LIST_ADMINS: &str = "select id from users where role = 'ADMIN'";
@@ -256,7 +256,7 @@ const SET_ROLE: &str = "
 /// Changes what a user may do.
 pub async fn set_role(tx: &mut PgConnection, id: UserId, role: Role) -> Result<Versioned> {
     let updated = sqlx::query_as(SET_ROLE).bind(id).bind(role).fetch_optional(tx).await?;
-    updated.ok_or(Error::Missing("user"))
+    updated.ok_or(Error::NotFound("user"))
 }
 
 const DELETE: &str = "delete from users where id = $1 returning version + 1";
@@ -264,7 +264,7 @@ const DELETE: &str = "delete from users where id = $1 returning version + 1";
 /// Removes a user; says the version of its end.
 pub async fn delete(tx: &mut PgConnection, id: UserId) -> Result<i64> {
     let version = sqlx::query_scalar(DELETE).bind(id).fetch_optional(tx).await?;
-    version.ok_or(Error::Missing("user"))
+    version.ok_or(Error::NotFound("user"))
 }
 
 #[cfg(test)]

@@ -3,11 +3,11 @@
 use std::io::{IsTerminal, stdin};
 
 use anyhow::{Context, anyhow, ensure};
-use shop_actors::inspector::Inspector;
 use shop_actors::passwords::{Password, Passwords};
 use shop_actors::users::Users;
 use shop_persistence::users::{Email, NewUser, Role, Username};
-use shop_persistence::{Cluster, Database, Invalid};
+use shop_persistence::{Database, DatabaseServer, InvalidValue};
+use shop_runtime::registry::ActorRegistry;
 
 use crate::config::Config;
 use crate::embedded::{Home, Postgres};
@@ -24,7 +24,7 @@ pub async fn create(config: &Config, username: String, email: String) -> anyhow:
         true => Some(Reached::reach(config).await?),
     };
     let cluster = match &embedded {
-        Some(reached) => Cluster { connections: 2, ..reached.cluster().clone() },
+        Some(reached) => DatabaseServer { connections: 2, ..reached.cluster().clone() },
         None => cluster(config, Node::Auth, None),
     };
     let outcome = async {
@@ -42,7 +42,7 @@ pub async fn create(config: &Config, username: String, email: String) -> anyhow:
 
 /// The embedded PostgreSQL: of the shop that runs, or started for the occasion.
 pub(crate) enum Reached {
-    Running(Cluster),
+    Running(DatabaseServer),
     Started(EmbeddedPostgres),
 }
 
@@ -55,7 +55,7 @@ impl Reached {
         }
     }
 
-    pub(crate) fn cluster(&self) -> &Cluster {
+    pub(crate) fn cluster(&self) -> &DatabaseServer {
         match self {
             Reached::Running(cluster) => cluster,
             Reached::Started(postgres) => &postgres.cluster,
@@ -69,7 +69,7 @@ async fn make(
     name: String,
     address: String,
 ) -> anyhow::Result<String> {
-    let wrong = |key: &'static str| move |why: Invalid| anyhow!("the {key} {why}");
+    let wrong = |key: &'static str| move |why: InvalidValue| anyhow!("the {key} {why}");
     let username = Username::parse(name.clone()).map_err(wrong("username"))?;
     let email = Email::parse(address.clone()).map_err(wrong("email"))?;
     let mut users = Users::new(database);
@@ -80,7 +80,7 @@ async fn make(
         return Ok(format!("{name} is an administrator now; the password stays as it was"));
     }
     let password = Password::parse(ask_password()?).map_err(wrong("password"))?;
-    let passwords = Passwords::start(&Inspector::new("admin"), 1, config.auth.bcrypt_cost, 1)?;
+    let passwords = Passwords::start(&ActorRegistry::new("admin"), 1, config.auth.bcrypt_cost, 1)?;
     let password_hash = passwords.hash(password).await?;
     users.register(NewUser { username, email, password_hash, role: Role::Admin }, None).await?;
     Ok(format!("{name} is an administrator now"))

@@ -8,20 +8,20 @@ use ractor::Actor;
 use shop_actors::catalog::Catalog;
 use shop_actors::customers::Customers;
 use shop_actors::dead_letters::{DeadLetters, Msg};
-use shop_actors::inspector::{Inspector, Kind};
 use shop_actors::orders::Orders;
-use shop_actors::{Addr, Message};
-use shop_messaging::Desks;
+use shop_messaging::Subscriptions;
 use shop_persistence::dead_letters::{DeadLetter, DeadLetterId};
-use shop_persistence::lists::Part;
+use shop_persistence::pages::PageRequest;
 use shop_persistence::{Database, Error};
+use shop_runtime::registry::{ActorKind, ActorRegistry};
+use shop_runtime::{Addr, Message};
 use tokio::sync::broadcast;
 
 use crate::config::Config;
 use crate::shop::{Node, policy};
-use crate::supervisor::{Child, Strategy, Supervisor};
 use crate::tree::{catalog_desks, order_desks, owners, tree};
 use crate::verify::Opened;
+use shop_runtime::{Child, Strategy, Supervisor};
 
 /// How long an owner may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -68,8 +68,10 @@ async fn on_databases(
         children.extend(branch);
         letters.push(addr);
     }
-    let probe = Inspector::new("dead-letters").probe(Kind::Supervisor, None, 1);
-    let supervisor = Supervisor { probe, strategy: Strategy::OneForOne, policy: policy(config) };
+    let actor_metrics =
+        ActorRegistry::new("dead-letters").actor_metrics(ActorKind::Supervisor, None, 1);
+    let supervisor =
+        Supervisor { actor_metrics, strategy: Strategy::OneForOne, policy: policy(config) };
     let (root, ended) = Actor::spawn(None, supervisor, children)
         .await
         .map_err(|error| anyhow!("the actors did not start: {error}"))?;
@@ -88,8 +90,8 @@ fn staff(node: Node, database: &Database) -> (Addr<Msg>, Vec<Child>) {
     let (customers, catalog, orders) = (addr("customers"), addr("catalog"), addr("orders"));
     let (changed, _) = broadcast::channel(1); // nobody here remembers tokens
     let customer = move |database: &Database| Customers::new(database, changed.clone());
-    let (desks, mut children) = match node {
-        Node::Auth => (Desks::default(), vec![]),
+    let (subscriptions, mut children) = match node {
+        Node::Auth => (Subscriptions::default(), vec![]),
         Node::Catalog => {
             let owners =
                 [owners(&customers, database, customer), owners(&catalog, database, Catalog::new)];
@@ -102,13 +104,13 @@ fn staff(node: Node, database: &Database) -> (Addr<Msg>, Vec<Child>) {
         }
     };
     let letters = addr("dead_letters");
-    let letter = move |database: &Database| DeadLetters::new(database, desks.clone());
+    let letter = move |database: &Database| DeadLetters::new(database, subscriptions.clone());
     children.extend(owners(&letters, database, letter));
     (letters, children)
 }
 
 fn addr<M: Message>(name: &'static str) -> Addr<M> {
-    Addr::new(&Inspector::new("command"), name, 1, 16, PATIENCE)
+    Addr::new(&ActorRegistry::new("command"), name, 1, 16, PATIENCE)
 }
 
 async fn list(letters: &[Addr<Msg>]) -> anyhow::Result<String> {
@@ -116,7 +118,7 @@ async fn list(letters: &[Addr<Msg>]) -> anyhow::Result<String> {
     for addr in letters {
         let mut after = None;
         loop {
-            let part = Part { after, limit: PAGE };
+            let part = PageRequest { after, limit: PAGE };
             let page = addr.ask((), |reply| Msg::List(None, part, reply)).await?;
             rows.extend(page.iter().map(row));
             match page.last() {
@@ -159,7 +161,7 @@ async fn redrive(letters: &[Addr<Msg>], id: DeadLetterId) -> anyhow::Result<Stri
     for addr in letters {
         match addr.ask((), |reply| Msg::Redrive(id, None, reply)).await {
             Ok(_) => return Ok("the message is applied".to_owned()),
-            Err(Error::Missing(_)) => {}
+            Err(Error::NotFound(_)) => {}
             Err(Error::Conflict(reason)) => bail!("it still cannot be applied: {reason}"),
             Err(error) => return Err(error.into()),
         }
@@ -171,7 +173,7 @@ async fn drop(letters: &[Addr<Msg>], id: DeadLetterId) -> anyhow::Result<String>
     for addr in letters {
         match addr.ask((), |reply| Msg::Drop(id, None, reply)).await {
             Ok(_) => return Ok("the dead letter is dropped".to_owned()),
-            Err(Error::Missing(_)) => {}
+            Err(Error::NotFound(_)) => {}
             Err(error) => return Err(error.into()),
         }
     }

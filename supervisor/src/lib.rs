@@ -7,7 +7,6 @@ pub mod embedded;
 pub mod log;
 pub mod resync;
 mod shop;
-mod supervisor;
 pub mod telemetry;
 mod tree;
 pub mod verify;

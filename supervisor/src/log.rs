@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{IsTerminal, stderr};
 
 use serde_json::json;
-use shop_persistence::{Cause, trace};
+use shop_runtime::{TaskContext, trace};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::fmt::format::{Format as Shape, JsonFields, Writer, format};
@@ -50,7 +50,7 @@ pub fn start(log: &Log) -> anyhow::Result<()> {
 /// Lines of this shape, each with what it was for added to it.
 struct ForWhom<F> {
     shape: Shape<F>,
-    add: fn(line: &str, cause: &Cause) -> String,
+    add: fn(line: &str, cause: &TaskContext) -> String,
 }
 
 impl<F, S, N> FormatEvent<S, N> for ForWhom<F>
@@ -65,7 +65,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let Some(cause) = Cause::current() else {
+        let Some(cause) = TaskContext::current() else {
             return self.shape.format_event(context, writer, event);
         };
         let mut line = String::new();
@@ -75,13 +75,13 @@ where
 }
 
 /// At the end of a line of text.
-fn behind(line: &str, Cause { trace, request }: &Cause) -> String {
+fn behind(line: &str, TaskContext { trace, request }: &TaskContext) -> String {
     let request = request.as_ref().map(|id| format!(" request.id={id}")).unwrap_or_default();
     format!("{line}{request} trace.id={}", trace.shown_id())
 }
 
 /// Within an object of JSON.
-fn within(object: &str, Cause { trace, request }: &Cause) -> String {
+fn within(object: &str, TaskContext { trace, request }: &TaskContext) -> String {
     let open = object.strip_suffix('}').unwrap_or(object);
     let trace = trace.shown_id().to_string();
     let span = match request {

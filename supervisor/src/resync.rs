@@ -42,8 +42,8 @@ async fn resync_one(node: Node, database: &Database, say: impl Fn(String)) -> an
         else {
             bail!("{node}: its database was emptied meanwhile; ask again");
         };
-        let Progress { people, movements, products } = progress;
-        let figures = format!("{people} users, {products} products, {movements} sales");
+        let Progress { users, movements, products } = progress;
+        let figures = format!("{users} users, {products} products, {movements} sales");
         if done {
             say(format!("{node}: done: {figures}"));
             return Ok(());

@@ -8,21 +8,24 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail, ensure};
 use ractor::{Actor, ActorRef, concurrency::JoinHandle};
 use secrecy::{ExposeSecret, SecretString};
-use shop_actors::inspector::{Inspector, Kind, Phase, Probe, Sampler};
+use shop_actors::Metrics;
 use shop_actors::passwords::{Password, Passwords};
 use shop_actors::users::Users;
-use shop_actors::{Handled, Metrics, Service};
-use shop_http::{self as http, Doors, Limits, Peers, Tokens};
+use shop_http::{self as http, Limits, Peers, Shutdown, Tokens};
 use shop_messaging::{Broker, Bus, Rabbit, RabbitConfig};
 use shop_persistence::users::{Email, NewUser, Role, Username};
-use shop_persistence::{Cluster, Database, Invalid, Schema, date};
+use shop_persistence::{Database, DatabaseServer, InvalidValue, Schema};
+use shop_runtime::registry::{ActorKind, ActorMetrics, ActorRegistry, Phase, Sampler};
+use shop_runtime::{HandlerResult, Service, now};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config, Listen};
 use crate::embedded::{Home, Options, Postgres};
-use crate::supervisor::{Child, GRACE, Intensity, Msg, Policy, Strategy, Supervisor};
 use crate::tree;
+use shop_runtime::{
+    Child, GRACE, Policy, RestartIntensity, Strategy, Supervisor, SupervisorMessage,
+};
 
 /// Which node of a shop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -85,10 +88,10 @@ impl Node {
 /// A shop that runs.
 #[derive(Debug)]
 pub struct Shop {
-    root: ActorRef<Msg>,
+    root: ActorRef<SupervisorMessage>,
     /// None once it has ended.
     ended: Option<JoinHandle<()>>,
-    doors: Doors,
+    shutdown: Shutdown,
     databases: Vec<Database>,
     /// Where each node listens.
     pub addresses: Vec<(Node, SocketAddr)>,
@@ -99,7 +102,7 @@ pub struct Shop {
     /// The bus that joins the nodes, when it is the embedded one.
     pub bus: Option<Bus>,
     /// All that is measured of its actors.
-    pub inspector: Inspector,
+    pub registry: ActorRegistry,
 }
 
 impl Shop {
@@ -136,7 +139,7 @@ impl Shop {
             Broker::Bus(bus) => Some(bus.clone()),
             Broker::Rabbit(_) => None,
         };
-        let doors = Doors::default();
+        let shutdown = Shutdown::default();
         let urls = Node::ALL.map(|node| url(node, config, &addresses));
         let members =
             if config.cluster.peers.is_empty() { &urls[..] } else { &config.cluster.peers };
@@ -144,9 +147,9 @@ impl Shop {
             http::Cluster::new(members, auth_url).map_err(|why| anyhow!("cluster.peers: {why}"))
         };
         let [auth_url, catalog_url, order_url] = &urls;
-        let inspector = Inspector::counting("shop", config.telemetry.metrics);
+        let registry = ActorRegistry::counting("shop", config.telemetry.metrics);
         let policy = policy(config);
-        let (process, started_at) = (uuid::Uuid::new_v4(), date());
+        let (process, started_at) = (uuid::Uuid::new_v4(), now());
 
         // All of them before anything is written to one.
         let mut databases = vec![];
@@ -162,26 +165,26 @@ impl Shop {
                 Node::Order if !config.order.auth_url.is_empty() => &config.order.auth_url,
                 _ => auth_url,
             };
-            let place = inspector.node(node.name());
+            let place = registry.node(node.name());
             let parts = tree::Node {
                 name: node.name(),
                 process,
                 started_at,
-                inspector: place.clone(),
+                registry: place.clone(),
                 policy,
                 database,
                 schema: node.schema(),
                 broker: broker.clone(),
                 prefetch: config.rabbitmq.prefetch,
-                most_tries: config.rabbitmq.most_tries,
+                max_attempts: config.rabbitmq.max_attempts,
                 listener,
-                doors: doors.clone(),
+                shutdown: shutdown.clone(),
                 tokens: tokens.clone(),
                 auth_url: auth_url.clone(),
                 peers: Peers::new(node.name(), &tokens, auth_url, catalog_url, order_url)?,
                 cluster: cluster_of(auth_url)?,
                 verified_for: Duration::from_secs(config.jwt.verified_for_seconds.into()),
-                answers_kept_for: Duration::from_secs(config.idempotency.kept_for_seconds.into()),
+                answer_retention: Duration::from_secs(config.idempotency.kept_for_seconds.into()),
                 owners: node.owners(config),
                 mailboxes: config.mailboxes,
                 answer_timeout: Duration::from_millis(config.actors.answer_timeout_ms),
@@ -206,33 +209,33 @@ impl Shop {
             });
         }
         // Started first, and ended last: what the nodes stand on.
-        let service = |name| inspector.branch(name).probe(Kind::Service, None, 1);
-        let sampler = Sampler(inspector.clone());
+        let service = |name| registry.branch(name).actor_metrics(ActorKind::Service, None, 1);
+        let sampler = Sampler(registry.clone());
         let open = Databases(databases.clone());
         let mut children = vec![];
         if let Some(embedded) = embedded {
             let postgres = Child::service(&service("postgres"), 3 * GRACE, embedded);
             children.push(postgres.restart_only());
         }
-        children.push(Child::service(&service("databases"), GRACE, open).unsteered());
-        children.push(Child::service(&service("inspector"), GRACE, sampler).unsteered());
+        children.push(Child::service(&service("databases"), GRACE, open).uncontrolled());
+        children.push(Child::service(&service("inspector"), GRACE, sampler).uncontrolled());
         children.extend(branches);
-        let probe = inspector.probe(Kind::Supervisor, None, 1);
-        probe.enter(Phase::Running);
-        let supervisor = Supervisor { probe, strategy: Strategy::OneForOne, policy };
+        let actor_metrics = registry.actor_metrics(ActorKind::Supervisor, None, 1);
+        actor_metrics.enter(Phase::Running);
+        let supervisor = Supervisor { actor_metrics, strategy: Strategy::OneForOne, policy };
         let (root, ended) = Actor::spawn(None, supervisor, children)
             .await
             .map_err(|error| anyhow!("the actors did not start: {error}"))?;
         Ok(Shop {
             root,
             ended: Some(ended),
-            doors,
+            shutdown,
             databases,
             addresses,
             home,
             made_up_password,
             bus,
-            inspector,
+            registry,
         })
     }
 
@@ -253,7 +256,7 @@ impl Shop {
     /// 10 s, then stops the actors, and the embedded PostgreSQL last. What could not be relayed stays in the outbox:
     /// says whether that is nothing.
     pub async fn stop(self) -> bool {
-        if tokio::time::timeout(GRACE, self.doors.close()).await.is_err() {
+        if tokio::time::timeout(GRACE, self.shutdown.close()).await.is_err() {
             tracing::warn!("requests that did not end in time are cut off");
         }
         let relayed = async {
@@ -283,7 +286,7 @@ impl Shop {
 struct Databases(Vec<Database>);
 
 impl Service for Databases {
-    async fn run(self, _: Arc<Probe>, stop: CancellationToken) -> Handled {
+    async fn run(self, _: Arc<ActorMetrics>, stop: CancellationToken) -> HandlerResult {
         stop.cancelled().await;
         for database in &self.0 {
             database.close().await;
@@ -294,11 +297,11 @@ impl Service for Databases {
 
 /// A node's branch of the tree.
 fn branch(
-    place: &Inspector,
+    place: &ActorRegistry,
     policy: Policy,
     children: impl Fn() -> anyhow::Result<Vec<Child>> + Send + Sync + 'static,
 ) -> Child {
-    Child::branch(place, Strategy::OneForOne, policy, children)
+    Child::branch(place, Strategy::OneForOne, policy, move || children().map_err(Into::into))
 }
 
 /// When actors are started again, as the configuration says.
@@ -307,11 +310,11 @@ pub(crate) fn policy(config: &Config) -> Policy {
     Policy {
         first_wait: Duration::from_millis(supervision.first_wait_ms),
         longest_wait: Duration::from_millis(supervision.longest_wait_ms),
-        actors: Intensity {
+        actors: RestartIntensity {
             deaths: supervision.actor_deaths,
             window: Duration::from_secs(supervision.actor_window_seconds),
         },
-        branches: Intensity {
+        branches: RestartIntensity {
             deaths: supervision.branch_deaths,
             window: Duration::from_secs(supervision.branch_window_seconds),
         },
@@ -384,12 +387,16 @@ fn url(node: Node, config: &Config, addresses: &[(Node, SocketAddr)]) -> String 
     }
 }
 
-pub(crate) fn cluster(config: &Config, node: Node, embedded: Option<&EmbeddedPostgres>) -> Cluster {
+pub(crate) fn cluster(
+    config: &Config,
+    node: Node,
+    embedded: Option<&EmbeddedPostgres>,
+) -> DatabaseServer {
     let database = node.database(config);
     let (echo, connections) = (database.echo, database.connections);
     match embedded {
-        Some(embedded) => Cluster { echo, connections, ..embedded.cluster.clone() },
-        None => Cluster {
+        Some(embedded) => DatabaseServer { echo, connections, ..embedded.cluster.clone() },
+        None => DatabaseServer {
             host: database.host.clone(),
             port: database.port,
             user: database.user.clone(),
@@ -402,13 +409,13 @@ pub(crate) fn cluster(config: &Config, node: Node, embedded: Option<&EmbeddedPos
 
 /// Opens a node's database, or says why it cannot be and which keys say where it is.
 pub(crate) async fn open(
-    cluster: &Cluster,
+    cluster: &DatabaseServer,
     node: Node,
     config: &Config,
 ) -> anyhow::Result<Database> {
     let name = &node.database(config).name;
     Database::open(cluster, name, node.schema()).await.map_err(|error| {
-        let Cluster { host, port, user, .. } = cluster;
+        let DatabaseServer { host, port, user, .. } = cluster;
         anyhow!(
             "the database {name} at {host}:{port} does not let {user} in: {error} (see {}.database.*)",
             node.name()
@@ -431,7 +438,7 @@ async fn first_admin(
         _ => None,
     };
     let password = made_up.as_ref().unwrap_or(&admin.password).expose_secret().to_owned();
-    let wrong = |key: &'static str| move |why: Invalid| anyhow!("auth.admin.{key} {why}");
+    let wrong = |key: &'static str| move |why: InvalidValue| anyhow!("auth.admin.{key} {why}");
     let password = Password::parse(password).map_err(wrong("password"))?;
     let new = NewUser {
         username: Username::parse(admin.username.clone()).map_err(wrong("username"))?,
@@ -458,7 +465,7 @@ fn make_up_password() -> String {
 pub(crate) struct EmbeddedPostgres {
     home: Home,
     options: Options,
-    pub(crate) cluster: Cluster,
+    pub(crate) cluster: DatabaseServer,
     /// The server that runs now.
     running: Arc<Mutex<Option<Postgres>>>,
 }
@@ -475,11 +482,11 @@ impl EmbeddedPostgres {
     }
 
     /// How to reach an embedded PostgreSQL by its socket.
-    pub(crate) fn cluster(socket_folder: &Path, port: u16) -> anyhow::Result<Cluster> {
+    pub(crate) fn cluster(socket_folder: &Path, port: u16) -> anyhow::Result<DatabaseServer> {
         let Some(host) = socket_folder.to_str() else {
             bail!("{} is not UTF-8: choose another data folder", socket_folder.display());
         };
-        Ok(Cluster {
+        Ok(DatabaseServer {
             host: host.to_owned(),
             port,
             user: Postgres::USER.to_owned(),
@@ -497,7 +504,7 @@ impl EmbeddedPostgres {
 }
 
 impl Service for EmbeddedPostgres {
-    async fn run(self, _: Arc<Probe>, stop: CancellationToken) -> Handled {
+    async fn run(self, _: Arc<ActorMetrics>, stop: CancellationToken) -> HandlerResult {
         let mut postgres = match self.running.lock().await.take() {
             Some(postgres) => postgres,
             None => Postgres::start(&self.home.postgres(), self.options.clone()).await?,

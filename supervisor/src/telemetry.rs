@@ -17,7 +17,9 @@ use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanExporter as Exporter, SpanLinks,
     SpanProcessor,
 };
-use shop_persistence::trace::{self, Ended, Kind, Trace, Value};
+use shop_runtime::trace::{
+    self, SpanContext as OwnSpanContext, SpanData as OwnSpanData, SpanKind as OwnSpanKind, Value,
+};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{self, Context as Spans};
@@ -120,20 +122,20 @@ impl Exporter for Patient {
     }
 }
 
-fn span(ended: Ended, instrumentation_scope: InstrumentationScope) -> SpanData {
+fn span(ended: OwnSpanData, instrumentation_scope: InstrumentationScope) -> SpanData {
     let start_time = SystemTime::from(ended.start);
     let mut links = SpanLinks::default();
     links.links = ended.links.into_iter().map(|other| Link::with_context(context(other))).collect();
     SpanData {
         span_context: context(ended.here),
         parent_span_id: SpanId::from(ended.parent.unwrap_or_default()),
-        parent_span_is_remote: matches!(ended.kind, Kind::Server | Kind::Consumer),
+        parent_span_is_remote: matches!(ended.kind, OwnSpanKind::Server | OwnSpanKind::Consumer),
         span_kind: match ended.kind {
-            Kind::Server => SpanKind::Server,
-            Kind::Client => SpanKind::Client,
-            Kind::Producer => SpanKind::Producer,
-            Kind::Consumer => SpanKind::Consumer,
-            Kind::Internal => SpanKind::Internal,
+            OwnSpanKind::Server => SpanKind::Server,
+            OwnSpanKind::Client => SpanKind::Client,
+            OwnSpanKind::Producer => SpanKind::Producer,
+            OwnSpanKind::Consumer => SpanKind::Consumer,
+            OwnSpanKind::Internal => SpanKind::Internal,
         },
         name: ended.name.into(),
         start_time,
@@ -147,7 +149,7 @@ fn span(ended: Ended, instrumentation_scope: InstrumentationScope) -> SpanData {
     }
 }
 
-fn context(trace: Trace) -> SpanContext {
+fn context(trace: OwnSpanContext) -> SpanContext {
     let (trace_id, span_id) = (TraceId::from(trace.trace_id()), SpanId::from(trace.step_id()));
     SpanContext::new(trace_id, span_id, TraceFlags::SAMPLED, false, TraceState::NONE)
 }
@@ -167,12 +169,12 @@ pub(crate) struct Statements;
 
 impl<S: Subscriber> layer::Layer<S> for Statements {
     fn on_event(&self, event: &Event<'_>, _: Spans<'_, S>) {
-        let Some(trace) = Trace::current() else { return };
+        let Some(trace) = OwnSpanContext::current() else { return };
         let mut statement = Statement::default();
         event.record(&mut statement);
         let Statement { summary, text, seconds, rows } = statement;
         let text = if text.is_empty() { summary.clone() } else { text };
-        let mut step = trace.step(Kind::Client, summary);
+        let mut step = trace.step(OwnSpanKind::Client, summary);
         step.set("db.system.name", "postgresql");
         step.set("db.query.text", text.as_str());
         step.set("db.response.returned_rows", rows);

@@ -5,30 +5,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use shop_actors::Metrics;
 use shop_actors::audit::{self, Audit};
 use shop_actors::catalog::{self, Catalog};
+use shop_actors::change_listener::ChangeListener;
 use shop_actors::customers::{self, Customers};
 use shop_actors::dead_letters::{self, DeadLetters};
+use shop_actors::health::{self, HealthMonitor};
 use shop_actors::idempotency::Sweeper;
-use shop_actors::inspector::{Inspector, Kind, Probe};
-use shop_actors::lists::Lookout;
 use shop_actors::orders::{self, Orders};
 use shop_actors::passwords::Passwords;
-use shop_actors::pulse::{self, Pulse};
 use shop_actors::users::Users;
-use shop_actors::{Addr, Message, Metrics, Owner};
 use shop_http::{
-    Api, Auth, Books, Cluster, Copies, Doors, Edge, Gate, Keys, Limits, Lists, Peers, Remote,
-    Resync, Tokens, Vitals,
+    Api, Auth, Authenticator, Cluster, Copies, Health, HttpServer, Keys, Limits, Peers,
+    RemoteVerifier, ResponseCache, Resync, Shutdown, SnapshotApi, Tokens,
 };
 use shop_messaging::topology::{CATALOG_USERS, ORDER_USERS, PRODUCT_CREATED, STOCK_MOVED};
-use shop_messaging::{Broker, Desk, Desks, Intake, Keeper, Link, PREFETCH, Relay, WINDOW};
+use shop_messaging::{
+    Broker, Connection, Consumer, DeadLetterConsumer, PREFETCH, Relay, Subscription, Subscriptions,
+    WINDOW,
+};
 use shop_persistence::{Database, Schema};
+use shop_runtime::registry::{ActorKind, ActorMetrics, ActorRegistry};
+use shop_runtime::{Actor, Addr, Message};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::config::Mailboxes;
-use crate::supervisor::{Child, GRACE, Policy, Strategy};
+use shop_runtime::{Child, GRACE, Policy, Strategy};
 
 /// auth
 /// ├── users/0..n       owns users
@@ -43,14 +47,14 @@ use crate::supervisor::{Child, GRACE, Policy, Strategy};
 /// └── edge             /api/v1/auth · /api/v1/users
 pub fn auth(node: &Node, passwords: &Passwords) -> anyhow::Result<Vec<Child>> {
     let users = node.addr("users", node.owners, node.mailboxes.users);
-    let admission = node.addr("admission", 1, node.mailboxes.users);
+    let users_admin = node.addr("admission", 1, node.mailboxes.users);
     let tokens = node.tokens.clone();
-    let gate = Gate::own(tokens.clone(), users.clone(), admission.clone());
-    let common = node.common(Desks::default());
+    let authenticator = Authenticator::own(tokens.clone(), users.clone(), users_admin.clone());
+    let common = node.common(Subscriptions::default());
     let owners = owners(&users, &node.database, Users::new);
-    let reserve = needed(self::owners(&admission, &node.database, Users::new));
+    let reserve = needed(self::owners(&users_admin, &node.database, Users::new));
     let api = Api::Auth(Auth { users, passwords: passwords.clone(), tokens });
-    let edge = node.edge(api, gate, &common)?;
+    let edge = node.edge(api, authenticator, &common)?;
     let broker = node.broker(&common, vec![]);
     Ok(tree([owners, reserve, common.owners, vec![broker, node.sweeper(), edge]]))
 }
@@ -72,28 +76,31 @@ pub fn auth(node: &Node, passwords: &Passwords) -> anyhow::Result<Vec<Child>> {
 /// ├── sweeper                forgets kept answers
 /// └── edge                   /api/v1/category · /api/v1/product · …
 pub fn catalog(node: &Node) -> anyhow::Result<Vec<Child>> {
-    let Heard { customers, gate, owner } = node.heard()?;
+    let Heard { customers, authenticator, owner } = node.heard()?;
     let catalog = node.addr("catalog", node.owners, node.mailboxes.catalog);
     let common = node.common(catalog_desks(&customers, &catalog));
-    let lists = Lists::new(&catalog, node.database.changes());
+    let lists = ResponseCache::new(&catalog, node.database.changes());
     let api = Api::Catalog(shop_http::Catalog { catalog: catalog.clone(), lists });
-    let edge = node.edge(api, gate, &common)?;
+    let edge = node.edge(api, authenticator, &common)?;
     let copies = Copies::Catalog(customers.clone(), catalog.clone());
-    let intakes = vec![
-        node.intake("users", CATALOG_USERS, Desk::Customers(customers), &common),
-        node.intake("stock", STOCK_MOVED, Desk::Catalog(catalog.clone()), &common),
+    let consumers = vec![
+        node.consumer("users", CATALOG_USERS, Subscription::Customers(customers), &common),
+        node.consumer("stock", STOCK_MOVED, Subscription::Catalog(catalog.clone()), &common),
     ];
-    let broker = node.broker(&common, intakes);
+    let broker = node.broker(&common, consumers);
     let owners = owners(&catalog, &node.database, Catalog::new);
-    let last = vec![broker, node.resync(copies), node.lookout(), node.sweeper(), edge];
+    let last = vec![broker, node.resync(copies), node.change_listener(), node.sweeper(), edge];
     Ok(tree([vec![owner], owners, common.owners, last]))
 }
 
 /// Whom the catalog node's messages are for, again when they are redriven.
-pub fn catalog_desks(customers: &Addr<customers::Msg>, catalog: &Addr<catalog::Msg>) -> Desks {
-    Desks::new([
-        (CATALOG_USERS, Desk::Customers(customers.clone())),
-        (STOCK_MOVED, Desk::Catalog(catalog.clone())),
+pub fn catalog_desks(
+    customers: &Addr<customers::Msg>,
+    catalog: &Addr<catalog::Msg>,
+) -> Subscriptions {
+    Subscriptions::new([
+        (CATALOG_USERS, Subscription::Customers(customers.clone())),
+        (STOCK_MOVED, Subscription::Catalog(catalog.clone())),
     ])
 }
 
@@ -113,26 +120,26 @@ pub fn catalog_desks(customers: &Addr<customers::Msg>, catalog: &Addr<catalog::M
 /// ├── sweeper                forgets kept answers
 /// └── edge                   POST /order · GET /order/{id} · PUT /update_order/{id}
 pub fn order(node: &Node) -> anyhow::Result<Vec<Child>> {
-    let Heard { customers, gate, owner } = node.heard()?;
+    let Heard { customers, authenticator, owner } = node.heard()?;
     let orders = node.addr("orders", node.owners, node.mailboxes.orders);
     let common = node.common(order_desks(&customers, &orders));
-    let edge = node.edge(Api::Order(orders.clone()), gate, &common)?;
+    let edge = node.edge(Api::Order(orders.clone()), authenticator, &common)?;
     let copies = Copies::Order(customers.clone(), orders.clone());
-    let intakes = vec![
-        node.intake("users", ORDER_USERS, Desk::Customers(customers), &common),
-        node.intake("products", PRODUCT_CREATED, Desk::Orders(orders.clone()), &common),
+    let consumers = vec![
+        node.consumer("users", ORDER_USERS, Subscription::Customers(customers), &common),
+        node.consumer("products", PRODUCT_CREATED, Subscription::Orders(orders.clone()), &common),
     ];
-    let broker = node.broker(&common, intakes);
+    let broker = node.broker(&common, consumers);
     let owners = owners(&orders, &node.database, Orders::new);
     let last = vec![broker, node.resync(copies), node.sweeper(), edge];
     Ok(tree([vec![owner], owners, common.owners, last]))
 }
 
 /// Whom the order node's messages are for, again when they are redriven.
-pub fn order_desks(customers: &Addr<customers::Msg>, orders: &Addr<orders::Msg>) -> Desks {
-    Desks::new([
-        (ORDER_USERS, Desk::Customers(customers.clone())),
-        (PRODUCT_CREATED, Desk::Orders(orders.clone())),
+pub fn order_desks(customers: &Addr<customers::Msg>, orders: &Addr<orders::Msg>) -> Subscriptions {
+    Subscriptions::new([
+        (ORDER_USERS, Subscription::Customers(customers.clone())),
+        (PRODUCT_CREATED, Subscription::Orders(orders.clone())),
     ])
 }
 
@@ -151,7 +158,7 @@ pub struct Node {
     /// Since when that runs.
     pub started_at: Timestamp,
     /// Its place in the tree.
-    pub inspector: Inspector,
+    pub registry: ActorRegistry,
     /// When its actors are started again.
     pub policy: Policy,
     /// Its database.
@@ -163,11 +170,11 @@ pub struct Node {
     /// At most so many messages are taken from a queue at once.
     pub prefetch: u16,
     /// How often what ends its owner is handed out again.
-    pub most_tries: u32,
+    pub max_attempts: u32,
     /// Where it listens.
     pub listener: TcpListener,
     /// Closes its edge before the rest.
-    pub doors: Doors,
+    pub shutdown: Shutdown,
     /// Signs and reads tokens.
     pub tokens: Arc<Tokens>,
     /// Where the auth node verifies tokens.
@@ -179,7 +186,7 @@ pub struct Node {
     /// How long a verified token is believed.
     pub verified_for: Duration,
     /// How long the answer to a request with a key is kept.
-    pub answers_kept_for: Duration,
+    pub answer_retention: Duration,
     /// How many owners share the work.
     pub owners: usize,
     /// How many messages wait for one owner of each kind.
@@ -195,166 +202,186 @@ pub struct Node {
 /// What catalog and order know of auth's users: who owns it, and whom it lets in.
 struct Heard {
     customers: Addr<customers::Msg>,
-    gate: Gate,
+    authenticator: Authenticator,
     owner: Child,
 }
 
 /// What every node has: the link to its broker, and the owners of what is told of the node itself.
 struct Common {
-    link: Link,
+    connection: Connection,
     /// The queues that the node listens on.
     queues: Vec<&'static str>,
     letters: Addr<dead_letters::Msg>,
     audit: Addr<audit::Msg>,
-    pulse: Addr<pulse::Msg>,
+    health_monitor: Addr<health::Msg>,
     owners: Vec<Child>,
 }
 
 impl Node {
     /// An address of owners on this node.
     fn addr<M: Message>(&self, name: &'static str, owners: usize, capacity: usize) -> Addr<M> {
-        Addr::new(&self.inspector, name, owners, capacity, self.answer_timeout)
+        Addr::new(&self.registry, name, owners, capacity, self.answer_timeout)
     }
 
     /// The measures of a service that is at one thing at a time.
-    fn probe(&self, name: &str, capacity: Option<usize>) -> Arc<Probe> {
-        self.inspector.branch(name).probe(Kind::Service, capacity, 1)
+    fn actor_metrics(&self, name: &str, capacity: Option<usize>) -> Arc<ActorMetrics> {
+        self.registry.branch(name).actor_metrics(ActorKind::Service, capacity, 1)
     }
 
     fn heard(&self) -> anyhow::Result<Heard> {
         let customers = self.addr("customers", 1, self.mailboxes.customers);
         let (changed, changes) = broadcast::channel(1024);
         let (tokens, verified_for) = (self.tokens.clone(), self.verified_for);
-        let remote = Remote::new(tokens, &self.auth_url, verified_for, customers.clone(), changes)?;
+        let remote =
+            RemoteVerifier::new(tokens, &self.auth_url, verified_for, customers.clone(), changes)?;
         let make = move |database: &Database| Customers::new(database, changed.clone());
         let owner = owners(&customers, &self.database, make).remove(0);
-        Ok(Heard { customers, gate: Gate::remote(remote), owner })
+        Ok(Heard { customers, authenticator: Authenticator::remote(remote), owner })
     }
 
-    fn common(&self, desks: Desks) -> Common {
+    fn common(&self, subscriptions: Subscriptions) -> Common {
         let letters = self.addr("dead_letters", 1, self.mailboxes.dead_letters);
         let audit = self.addr("audit", 1, self.mailboxes.audit);
-        let pulse = self.addr("pulse", 1, self.mailboxes.pulse);
-        let queues = desks.queues().collect();
-        let make = move |database: &Database| DeadLetters::new(database, desks.clone());
+        let health_monitor = self.addr("pulse", 1, self.mailboxes.health_monitor);
+        let queues = subscriptions.queues().collect();
+        let make = move |database: &Database| DeadLetters::new(database, subscriptions.clone());
         let owners = tree([
             owners(&letters, &self.database, make),
             needed(owners(&audit, &self.database, Audit::new)),
-            needed(owners(&pulse, &self.database, Pulse::new)),
+            needed(owners(&health_monitor, &self.database, HealthMonitor::new)),
         ]);
-        Common { link: Link::new(&self.broker), queues, letters, audit, pulse, owners }
+        Common {
+            connection: Connection::new(&self.broker),
+            queues,
+            letters,
+            audit,
+            health_monitor,
+            owners,
+        }
     }
 
     /// The link to the broker, and all that need it.
-    fn broker(&self, common: &Common, intakes: Vec<Intaking>) -> Child {
-        let branch = self.inspector.branch("broker");
-        let Common { link, queues, letters, .. } = common;
-        let (link, queues, letters) = (link.clone(), queues.clone(), letters.clone());
+    fn broker(&self, common: &Common, consumers: Vec<NamedConsumer>) -> Child {
+        let branch = self.registry.branch("broker");
+        let Common { connection, queues, letters, .. } = common;
+        let (connection, queues, letters) = (connection.clone(), queues.clone(), letters.clone());
         let (database, metrics) = (self.database.clone(), self.metrics.clone());
         let children = {
             let branch = branch.clone();
             move || {
-                let probe =
-                    |name: &str, capacity| branch.branch(name).probe(Kind::Service, capacity, 1);
+                let actor_metrics = |name: &str, capacity| {
+                    branch.branch(name).actor_metrics(ActorKind::Service, capacity, 1)
+                };
                 let relay = Relay {
                     database: database.clone(),
-                    link: link.clone(),
+                    connection: connection.clone(),
                     metrics: metrics.clone(),
                 };
                 let keeper = |queue: &&'static str| {
-                    let probe = probe(&format!("keeper/{queue}"), Some(PREFETCH.into()));
-                    let (letters, link) = (letters.clone(), link.clone());
-                    Child::service(&probe, GRACE, Keeper { queue, letters, link })
+                    let actor_metrics =
+                        actor_metrics(&format!("keeper/{queue}"), Some(PREFETCH.into()));
+                    let (letters, connection) = (letters.clone(), connection.clone());
+                    Child::service(
+                        &actor_metrics,
+                        GRACE,
+                        DeadLetterConsumer { queue, letters, connection },
+                    )
                 };
-                let intake = |Intaking { name, intake }: &Intaking| {
-                    let capacity = Some(usize::from(intake.prefetch));
-                    let probe = probe(&format!("intake/{name}"), capacity);
-                    Child::service(&probe, GRACE, intake.clone())
+                let consumer = |NamedConsumer { name, consumer }: &NamedConsumer| {
+                    let capacity = Some(usize::from(consumer.prefetch));
+                    let actor_metrics = actor_metrics(&format!("intake/{name}"), capacity);
+                    Child::service(&actor_metrics, GRACE, consumer.clone())
                 };
                 Ok(tree([
-                    vec![Child::service(&probe("link", None), GRACE, link.clone())],
-                    vec![Child::service(&probe("relay", Some(WINDOW)), GRACE, relay)],
+                    vec![Child::service(&actor_metrics("link", None), GRACE, connection.clone())],
+                    vec![Child::service(&actor_metrics("relay", Some(WINDOW)), GRACE, relay)],
                     queues.iter().map(keeper).collect(),
-                    intakes.iter().map(intake).collect(),
+                    consumers.iter().map(consumer).collect(),
                 ]))
             }
         };
         Child::branch(&branch, Strategy::RestForOne, self.policy, children)
     }
 
-    fn intake(
+    fn consumer(
         &self,
         name: &'static str,
         queue: &'static str,
-        desk: Desk,
+        subscription: Subscription,
         common: &Common,
-    ) -> Intaking {
-        let intake = Intake {
+    ) -> NamedConsumer {
+        let consumer = Consumer {
             queue,
-            desk,
-            link: common.link.clone(),
+            subscription,
+            connection: common.connection.clone(),
             prefetch: self.prefetch,
-            most_tries: self.most_tries,
+            max_attempts: self.max_attempts,
             metrics: self.metrics.clone(),
         };
-        Intaking { name, intake }
+        NamedConsumer { name, consumer }
     }
 
     fn resync(&self, copies: Copies) -> Child {
         let (database, peers) = (self.database.clone(), self.peers.clone());
         let resync = Resync { database, copies, peers };
-        Child::service(&self.probe("resync", None), GRACE, resync)
+        Child::service(&self.actor_metrics("resync", None), GRACE, resync)
     }
 
-    fn lookout(&self) -> Child {
-        let lookout = Lookout { database: self.database.clone() };
-        Child::service(&self.probe("lookout", None), GRACE, lookout)
+    fn change_listener(&self) -> Child {
+        let change_listener = ChangeListener { database: self.database.clone() };
+        Child::service(&self.actor_metrics("lookout", None), GRACE, change_listener)
     }
 
     fn sweeper(&self) -> Child {
         let database = self.database.clone();
-        let sweeper = Sweeper { database, kept_for: self.answers_kept_for };
-        Child::service(&self.probe("sweeper", None), GRACE, sweeper)
+        let sweeper = Sweeper { database, retention: self.answer_retention };
+        Child::service(&self.actor_metrics("sweeper", None), GRACE, sweeper)
     }
 
-    fn edge(&self, api: Api, gate: Gate, common: &Common) -> anyhow::Result<Child> {
-        let vitals = Vitals {
+    fn edge(
+        &self,
+        api: Api,
+        authenticator: Authenticator,
+        common: &Common,
+    ) -> anyhow::Result<Child> {
+        let vitals = Health {
             node: self.name,
             process: self.process,
             started_at: self.started_at,
             database: self.database.clone(),
-            pulse: common.pulse.clone(),
-            broker: common.link.watch(),
+            health_monitor: common.health_monitor.clone(),
+            broker: common.connection.watch(),
             queues: common.queues.clone(),
-            inspector: self.inspector.clone(),
+            registry: self.registry.clone(),
             metrics: self.metrics.clone(),
         };
-        let edge = Edge {
+        let edge = HttpServer {
             listener: Arc::new(self.listener.try_clone()?),
             api,
             letters: common.letters.clone(),
-            gate,
-            keys: Keys { tokens: self.tokens.clone(), kept_for: self.answers_kept_for },
-            books: Books::new(&self.database, self.schema, self.peers.clone()),
+            authenticator,
+            keys: Keys { tokens: self.tokens.clone(), retention: self.answer_retention },
+            snapshot: SnapshotApi::new(&self.database, self.schema, self.peers.clone()),
             audit: common.audit.clone(),
             cluster: self.cluster.clone(),
             vitals,
             limits: self.limits,
-            doors: self.doors.clone(),
+            shutdown: self.shutdown.clone(),
         };
-        let place = self.inspector.branch("edge");
-        let probe = place.probe(Kind::Edge, Some(self.limits.in_flight), EDGE_LANES);
-        Ok(Child::service(&probe, GRACE, edge).restart_only())
+        let place = self.registry.branch("edge");
+        let actor_metrics =
+            place.actor_metrics(ActorKind::HttpServer, Some(self.limits.in_flight), SERVER_SLOTS);
+        Ok(Child::service(&actor_metrics, GRACE, edge).restart_only())
     }
 }
 
 /// Of so many requests at once the inspector can tell which they are.
-const EDGE_LANES: usize = 64;
+const SERVER_SLOTS: usize = 64;
 
 /// An intake and its name.
-struct Intaking {
+struct NamedConsumer {
     name: &'static str,
-    intake: Intake,
+    consumer: Consumer,
 }
 
 /// Those without whom nobody could be told to go on again: administrators may only have them started afresh.
@@ -363,7 +390,7 @@ fn needed(owners: Vec<Child>) -> Vec<Child> {
 }
 
 /// The owners behind an address, each with a share of its keys.
-pub fn owners<O: Owner>(
+pub fn owners<O: Actor>(
     addr: &Addr<O::Msg>,
     database: &Database,
     make: impl Fn(&Database) -> O + Clone + Send + Sync + 'static,

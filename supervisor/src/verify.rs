@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{anyhow, ensure};
-use shop_persistence::books::Own;
 pub use shop_persistence::ledger::Ledger;
-use shop_persistence::{Cluster, Database};
+use shop_persistence::snapshot::LocalSnapshot;
+use shop_persistence::{Database, DatabaseServer};
 
 use crate::admin::Reached;
 use crate::config::Config;
@@ -24,7 +24,7 @@ const CONNECTIONS: u32 = 4;
 /// When a database cannot be reached, or does not hold its node's tables.
 pub async fn verify(config: &Config, patience: Duration) -> anyhow::Result<Ledger> {
     let opened = Opened::open(config, &Node::ALL).await?;
-    let [auth, catalog, order] = Node::ALL.map(|node| opened.books(node));
+    let [auth, catalog, order] = Node::ALL.map(|node| opened.snapshot(node));
     let ledger = Ledger::take(&auth, &catalog, &order, patience).await;
     opened.close().await;
     Ok(ledger?)
@@ -65,7 +65,7 @@ impl Opened {
             Some(reached) => reached.cluster().clone(),
             None => cluster(config, node, None),
         };
-        let cluster = Cluster { connections: CONNECTIONS, ..cluster };
+        let cluster = DatabaseServer { connections: CONNECTIONS, ..cluster };
         let name = &node.database(config).name;
         let at = format!("the database {name} at {}:{}", cluster.host, cluster.port);
         let keys = format!("{}.database.*", node.name());
@@ -92,10 +92,10 @@ impl Opened {
         &self.databases
     }
 
-    fn books(&self, node: Node) -> Own {
+    fn snapshot(&self, node: Node) -> LocalSnapshot {
         let found = self.databases.iter().find(|(other, _)| *other == node);
         let (_, database) = found.expect("all were opened");
-        Own::new(database, node.schema())
+        LocalSnapshot::new(database, node.schema())
     }
 
     pub(crate) async fn close(self) {

@@ -27,7 +27,7 @@ const GREY: &str = "#7a7a7a";
 
 /// How long answers take, and how many there are, by connections. Nothing when neither was measured.
 pub fn latency(report: &Report) -> Option<String> {
-    let lines = |wanted: &[Wanted]| lines(report, wanted);
+    let lines = |wanted: &[LineItem]| lines(report, wanted);
     let connections = || Axis::new("connections", Scale::Measured);
     let panels = [
         Panel {
@@ -57,7 +57,7 @@ pub fn latency(report: &Report) -> Option<String> {
 
 /// Pages and whole lists by the size of the catalogue. Nothing when they were not measured.
 pub fn catalogue(report: &Report) -> Option<String> {
-    let lines = |wanted: &[Wanted]| lines(report, wanted);
+    let lines = |wanted: &[LineItem]| lines(report, wanted);
     let products = || Axis::new("products in the catalogue", Scale::Measured);
     let panels = [
         Panel {
@@ -83,11 +83,11 @@ pub fn catalogue(report: &Report) -> Option<String> {
 }
 
 /// A curve, its colour, and whether it is dashed.
-type Wanted<'w> = (&'w str, &'static str, bool);
+type LineItem<'w> = (&'w str, &'static str, bool);
 
 /// Those that were measured.
-fn lines(report: &Report, wanted: &[Wanted]) -> Vec<Line> {
-    let line = |(name, colour, dashed): &Wanted| {
+fn lines(report: &Report, wanted: &[LineItem]) -> Vec<Line> {
+    let line = |(name, colour, dashed): &LineItem| {
         let curve = report.curve(name).filter(|curve| !curve.points.is_empty())?;
         let (name, points) = (curve.name.clone(), curve.points.clone());
         Some(Line { name, points, colour, dashed: *dashed })

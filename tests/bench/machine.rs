@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde::Serialize;
-use shop_persistence::date;
+use shop_runtime::now;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -38,7 +38,7 @@ impl Machine {
             kernel: kernel.trim().to_owned(),
             versions: stand.versions().await?,
             commit: commit().unwrap_or_else(|| "unknown".to_owned()),
-            date: date().strftime("%Y-%m-%d %H:%M UTC").to_string(),
+            date: now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
         })
     }
 }

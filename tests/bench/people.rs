@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::json;
-use shop_persistence::date;
+use shop_runtime::now;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -83,7 +83,7 @@ type Bound = sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArgum
 
 impl Person {
     fn new(username: String, role: &'static str) -> anyhow::Result<Person> {
-        let (id, now) = (Uuid::new_v4(), date().as_second());
+        let (id, now) = (Uuid::new_v4(), now().as_second());
         let claims = json!({
             "sub": id, "username": username, "role": role, "jti": Uuid::new_v4(),
             "iat": now, "exp": now.saturating_add_unsigned(TOKEN_LIFETIME.as_secs()),

@@ -12,7 +12,7 @@ use anyhow::{Context, ensure};
 use shop_messaging::topology;
 use shop_supervisor::Node;
 use shop_supervisor::embedded::Postgres;
-use shop_tests::postgres::Cluster;
+use shop_tests::postgres::PostgresServer;
 use shop_tests::rabbitmq::RabbitMq;
 use shop_tests::{Folder, free_port};
 use sqlx::postgres::PgConnectOptions;
@@ -34,7 +34,7 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// All servers of a run.
 #[derive(Debug)]
 pub struct Stand {
-    cluster: Cluster,
+    cluster: PostgresServer,
     broker: RabbitMq,
     folder: Folder,
     binary: PathBuf,
@@ -47,7 +47,7 @@ pub struct Stand {
 impl Stand {
     /// Starts the servers, and this shop once, so that it makes its databases and queues.
     pub async fn build(binary: PathBuf) -> anyhow::Result<Stand> {
-        let (cluster, broker) = tokio::join!(Cluster::durable(), RabbitMq::start());
+        let (cluster, broker) = tokio::join!(PostgresServer::durable(), RabbitMq::start());
         let (cluster, broker) = (cluster?, broker?);
         let rabbitmq = processes::listener(broker.port());
         let rabbitmq = rabbitmq.context("no process of RabbitMQ is found")?;

@@ -6,9 +6,9 @@ use anyhow::{Context, bail, ensure};
 use reqwest::Method;
 use serde_json::{Value, json};
 use shop_messaging::{Message, Publisher};
-use shop_persistence::crash::Victim;
+use shop_runtime::failpoint::FailAction;
 use shop_supervisor::Node;
-use shop_tests::link::Link;
+use shop_tests::fault_proxy::FaultProxy;
 use shop_tests::rabbitmq::RabbitMq;
 use shop_tests::{Folder, free_port};
 use sqlx::PgConnection;
@@ -35,7 +35,7 @@ pub struct Life {
     folder: Folder,
     shop: Process,
     /// Between the shop and RabbitMQ.
-    link: Link,
+    link: FaultProxy,
     admin: Client,
     anna: Client,
     /// Several, so that an order has several items.
@@ -78,7 +78,7 @@ impl Life {
     pub async fn begin() -> anyhow::Result<Life> {
         let mut settings = Settings::new(Over::RabbitMq).await;
         let rabbit = RabbitMq::shared().await?;
-        let link = Link::open("shop to broker".into(), rabbit.port()).await?;
+        let link = FaultProxy::open("shop to broker".into(), rabbit.port()).await?;
         settings.set("SHOP__RABBITMQ__PORT", &link.port().to_string());
         let ports = Node::ALL.map(|node| (node, free_port()));
         for (node, port) in ports {
@@ -131,11 +131,11 @@ impl Life {
     }
 
     /// Asks this and that of the shop until somebody has died at `point`, and then looks whether all is well.
-    pub async fn visit(&mut self, point: &str, victim: Victim) -> anyhow::Result<()> {
+    pub async fn visit(&mut self, point: &str, victim: FailAction) -> anyhow::Result<()> {
         let since = Instant::now();
         self.visits += 1;
         self.passed = false;
-        self.kills = victim == Victim::Process;
+        self.kills = victim == FailAction::Process;
         self.is_reborn = false;
         if self.lost_broker {
             self.start_afresh().await?;

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use anyhow::ensure;
 use futures::future::try_join_all;
-use shop_persistence::crash::Victim;
+use shop_runtime::failpoint::FailAction;
 
 use crate::life::Life;
 
@@ -48,7 +48,7 @@ async fn visit_all(filter: &str) -> anyhow::Result<()> {
     let lives = (0..LIVES).map(share).filter(|share| !share.is_empty()).map(async |points| {
         let mut life = Life::begin().await?;
         for point in points {
-            for victim in [Victim::Actor, Victim::Process] {
+            for victim in [FailAction::Actor, FailAction::Process] {
                 life.visit(point, victim).await?;
             }
         }

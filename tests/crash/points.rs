@@ -50,7 +50,7 @@ fn read(sources: &BTreeMap<&str, String>) -> anyhow::Result<BTreeSet<String>> {
     }
     ensure!(
         wrong.is_empty(),
-        "name each await, as in .at(\"place: lock shelf\").await:\n{}",
+        "name each await, as in .failpoint(\"place: lock shelf\").await:\n{}",
         wrong.join("\n")
     );
     Ok(points)
@@ -68,7 +68,7 @@ fn code(text: &str) -> String {
 
 /// `….at("name")`
 fn name(awaited: &str) -> Option<&str> {
-    let (_, name) = awaited.strip_suffix("\")")?.rsplit_once(".at(\"")?;
+    let (_, name) = awaited.strip_suffix("\")")?.rsplit_once(".failpoint(\"")?;
     (!name.contains('"')).then_some(name)
 }
 
@@ -95,7 +95,7 @@ fn leads_on(path: &str, awaited: &str, sources: &BTreeMap<&str, String>) -> bool
     }
 }
 
-/// `orders::place` of `orders::place(&mut tx, &new)`, `self.find` of `answer(reply, self.find(id)`.
+/// `orders::place` of `orders::place(&mut tx, &new)`, `self.find` of `respond(reply, self.find(id)`.
 fn callee(awaited: &str) -> Option<&str> {
     let mut depth = 0_usize;
     let (open, _) = awaited.char_indices().rev().find(|(_, c)| {
@@ -120,13 +120,14 @@ fn last(awaited: &str) -> &str {
 /// What must hold of the reading itself; there is no other test harness here.
 pub fn check() {
     let reads = |code: &str| read(&BTreeMap::from([("actors/src/orders.rs", code.to_owned())]));
-    let named = "async fn place() { begin().at(\"place: begin\").await?; self.place().await }";
+    let named =
+        "async fn place() { begin().failpoint(\"place: begin\").await?; self.place().await }";
     assert_eq!(reads(named).expect("good"), BTreeSet::from(["place: begin".to_owned()]));
     for bad in [
         "async fn place() { tokio::task::yield_now().await }",
         "async fn place() { let it = begin(); it.await }",
         "async fn tell() { self.desk.tell(news).await }",
-        "async fn a() { x().at(\"a\").await; y().at(\"a\").await }",
+        "async fn a() { x().failpoint(\"a\").await; y().failpoint(\"a\").await }",
     ] {
         assert!(reads(bad).is_err(), "{bad}");
     }

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use shop_persistence::crash::{Victim, arm, is_armed};
+use shop_runtime::failpoint::{FailAction, arm, is_armed};
 use shop_supervisor::{Config, Node, Shop, log};
 use shop_tests::Folder;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -40,8 +40,8 @@ pub async fn be_a_shop() -> anyhow::Result<()> {
             () = shop.ended() => bail!("the shop ended by itself"),
         };
         match line.as_deref().map(|line| line.split_once(' ').unwrap_or((line, ""))) {
-            Some(("kill", point)) => arm(point, Victim::Process),
-            Some(("panic", point)) => arm(point, Victim::Actor),
+            Some(("kill", point)) => arm(point, FailAction::Process),
+            Some(("panic", point)) => arm(point, FailAction::Actor),
             Some(("armed?", _)) => {}
             _ => break,
         }
@@ -78,8 +78,8 @@ impl Process {
     }
 
     /// Says where the next death is.
-    pub async fn arm(&mut self, victim: Victim, point: &str) -> anyhow::Result<()> {
-        let who = if victim == Victim::Process { "kill" } else { "panic" };
+    pub async fn arm(&mut self, victim: FailAction, point: &str) -> anyhow::Result<()> {
+        let who = if victim == FailAction::Process { "kill" } else { "panic" };
         let said = self.ask(&format!("{who} {point}\n")).await;
         ensure!(said.as_deref() == Some("true"), "it is not armed: {said:?}");
         Ok(())

@@ -6,10 +6,10 @@ use futures::StreamExt;
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
-use shop_actors::inspector::Kind;
+use shop_runtime::registry::ActorKind;
 use shop_supervisor::Node;
 use shop_tests::free_port;
-use shop_tests::postgres::Cluster;
+use shop_tests::postgres::PostgresServer;
 use sqlx::AssertSqlSafe;
 
 use crate::shop::{Answer, Client, Over, Settings, TestShop, eventually, same};
@@ -202,8 +202,8 @@ async fn ten_thousand_actors_are_listed_within_a_quarter_of_a_second() {
     let admin = shop.admin().await;
     for number in 0..10_000 {
         let place = shop.inspector().branch("crowd").branch(&number.to_string());
-        let probe = place.probe(Kind::Owner, Some(8), 1);
-        probe.measure("Greet", async {}).await;
+        let actor_metrics = place.actor_metrics(ActorKind::Actor, Some(8), 1);
+        actor_metrics.measure("Greet", async {}).await;
     }
     for path in [
         "/admin/actors?flat=true&sort=handled&limit=100",
@@ -636,7 +636,7 @@ fn outage() -> Duration {
 
 #[tokio::test]
 async fn a_database_that_is_away_is_no_death() {
-    let mut cluster = Cluster::durable().await.expect("a PostgreSQL of its own");
+    let mut cluster = PostgresServer::durable().await.expect("a PostgreSQL of its own");
     let mut settings = Settings::alone(Over::Bus).await;
     for node in ["AUTH", "CATALOG", "ORDER"] {
         let port = cluster.server().port().to_string();

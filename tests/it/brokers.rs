@@ -9,7 +9,7 @@ use amqprs::{
 };
 use futures::FutureExt;
 use shop_messaging::{
-    Broker, Bus, Consumer, Delivery, Error, Message, Publisher, Rabbit, RabbitConfig,
+    Broker, Bus, Deliveries, Delivery, Error, Message, Publisher, Rabbit, RabbitConfig,
     topology::{
         self, CATALOG_USERS, ORDER_USERS, PRODUCT_CREATED, STOCK_MOVED, UNDELIVERABLE, USER_EVENTS,
     },
@@ -112,7 +112,7 @@ async fn a_consumer_holds_no_more_than_its_prefetch(broker: Broker) {
     }
     let held = soon(first.next()).await.unwrap();
     assert_eq!((number(&held), number(&soon(first.next()).await.unwrap())), (0, 1));
-    let mut second = soon(broker.consumer(PRODUCT_CREATED, 1)).await.unwrap();
+    let mut second = soon(broker.consume(PRODUCT_CREATED, 1)).await.unwrap();
     assert_eq!(number(&soon(second.next()).await.unwrap()), 2); // so the first could not have it
     assert!(first.try_next().is_none());
     soon(first.ack(held.tag)).await.unwrap();
@@ -157,7 +157,7 @@ async fn a_dropped_consumers_deliveries_come_again(broker: Broker) {
 }
 
 async fn come_again_in_order(broker: &Broker) {
-    let mut consumer = soon(broker.consumer(PRODUCT_CREATED, 10)).await.unwrap();
+    let mut consumer = soon(broker.consume(PRODUCT_CREATED, 10)).await.unwrap();
     for n in 0..3 {
         let delivery = soon(consumer.next()).await.unwrap();
         assert_eq!((number(&delivery), delivery.tries), (n, 1));
@@ -172,13 +172,13 @@ async fn a_parked_delivery_holds_nothing_up(broker: Broker) {
     for n in 0..2 {
         let broken = soon(consumer.next()).await.unwrap();
         assert_eq!(number(&broken), n);
-        soon(consumer.park(broken, "no such role: ЦАРЬ")).await.unwrap();
+        soon(consumer.dead_letter(broken, "no such role: ЦАРЬ")).await.unwrap();
     }
     let behind = soon(consumer.next()).await.unwrap();
     assert_eq!(number(&behind), 2);
     soon(consumer.ack(behind.tag)).await.unwrap();
 
-    let mut dead = soon(broker.consumer(&topology::dead(CATALOG_USERS), 10)).await.unwrap();
+    let mut dead = soon(broker.consume(&topology::dead(CATALOG_USERS), 10)).await.unwrap();
     for n in 0..2 {
         let letter = soon(dead.next()).await.unwrap();
         let reason = Some("no such role: ЦАРЬ".to_owned());
@@ -188,36 +188,44 @@ async fn a_parked_delivery_holds_nothing_up(broker: Broker) {
 
 async fn a_dead_letter_tells_when_and_after_how_many_tries_it_failed(broker: Broker) {
     let (mut publisher, mut consumer) = open(&broker, PRODUCT_CREATED, 1).await;
-    let since = shop_persistence::date() - Duration::from_secs(2); // RabbitMQ counts seconds
+    let since = shop_runtime::now() - Duration::from_secs(2); // RabbitMQ counts seconds
     for n in 0..3 {
         let traceparent = Some(format!("trace-{n}"));
         soon(publisher.publish(n, Message { traceparent, ..product(n) })).await.unwrap();
     }
     let first = soon(consumer.next()).await.unwrap();
-    soon(consumer.park(first, "at once")).await.unwrap();
+    soon(consumer.dead_letter(first, "at once")).await.unwrap();
     let second = soon(consumer.next()).await.unwrap();
     soon(consumer.retry(second.tag)).await.unwrap();
     let second = soon(consumer.next()).await.unwrap();
-    soon(consumer.park(second, "at the second try")).await.unwrap();
+    soon(consumer.dead_letter(second, "at the second try")).await.unwrap();
     for _ in 0..=DELIVERY_LIMIT {
         let third = soon(consumer.next()).await.unwrap();
         soon(consumer.retry(third.tag)).await.unwrap();
     }
-    let mut dead = soon(broker.consumer(&topology::dead(PRODUCT_CREATED), 1)).await.unwrap();
+    let mut dead = soon(broker.consume(&topology::dead(PRODUCT_CREATED), 1)).await.unwrap();
     for (n, tries) in [1, 2, DELIVERY_LIMIT + 1].into_iter().enumerate() {
         let letter = soon(dead.next()).await.unwrap();
-        let postmark = dead.postmark(letter.tag);
-        assert_eq!(postmark.tries, tries, "{postmark:?}");
-        let failed_at = postmark.failed_at.unwrap();
-        assert!(failed_at > since && failed_at <= shop_persistence::date(), "{postmark:?}");
-        assert_eq!(postmark.headers["version"], n, "{postmark:?}");
-        assert_eq!(postmark.headers["traceparent"], format!("trace-{n}"), "{postmark:?}");
-        assert_eq!(postmark.properties["message_id"], format!("id-{n}"), "{postmark:?}");
+        let dead_letter_meta = dead.dead_letter_meta(letter.tag);
+        assert_eq!(dead_letter_meta.tries, tries, "{dead_letter_meta:?}");
+        let failed_at = dead_letter_meta.failed_at.unwrap();
+        assert!(failed_at > since && failed_at <= shop_runtime::now(), "{dead_letter_meta:?}");
+        assert_eq!(dead_letter_meta.headers["version"], n, "{dead_letter_meta:?}");
+        assert_eq!(
+            dead_letter_meta.headers["traceparent"],
+            format!("trace-{n}"),
+            "{dead_letter_meta:?}"
+        );
+        assert_eq!(
+            dead_letter_meta.properties["message_id"],
+            format!("id-{n}"),
+            "{dead_letter_meta:?}"
+        );
         // Handed out again, it is the same.
         soon(dead.retry(letter.tag)).await.unwrap();
         let again = soon(dead.next()).await.unwrap();
-        assert_eq!(dead.postmark(again.tag).failed_at, postmark.failed_at);
-        assert_eq!(dead.postmark(again.tag).tries, tries);
+        assert_eq!(dead.dead_letter_meta(again.tag).failed_at, dead_letter_meta.failed_at);
+        assert_eq!(dead.dead_letter_meta(again.tag).tries, tries);
         soon(dead.ack(again.tag)).await.unwrap();
     }
 }
@@ -233,7 +241,7 @@ async fn too_many_tries_end_among_the_dead_letters(broker: Broker) {
         soon(consumer.retry(delivery.tag)).await.unwrap();
     }
     assert_eq!(number(&soon(consumer.next()).await.unwrap()), 1);
-    let mut dead = soon(broker.consumer(&topology::dead(ORDER_USERS), 10)).await.unwrap();
+    let mut dead = soon(broker.consume(&topology::dead(ORDER_USERS), 10)).await.unwrap();
     let reason = Some("delivery_limit".to_owned());
     let letter = soon(dead.next()).await.unwrap().message;
     assert_eq!(letter, Message { reason, ..user_event("user_deleted", 0) });
@@ -241,7 +249,7 @@ async fn too_many_tries_end_among_the_dead_letters(broker: Broker) {
 
 async fn user_events_reach_both_nodes_in_order(broker: Broker) {
     let (mut publisher, mut catalog) = open(&broker, CATALOG_USERS, 100).await;
-    let mut order = soon(broker.consumer(ORDER_USERS, 100)).await.unwrap();
+    let mut order = soon(broker.consume(ORDER_USERS, 100)).await.unwrap();
     let events: Vec<_> = (0..30).map(|n| user_event(USER_EVENTS[n as usize % 3], n)).collect();
     for (n, event) in (0..).zip(&events) {
         soon(publisher.publish(n, event.clone())).await.unwrap();
@@ -261,11 +269,11 @@ async fn all_up_to_a_tag_are_acknowledged_at_once(broker: Broker) {
     }
     soon(consumer.ack_up_to(tags[2])).await.unwrap();
     soon(consumer.close()).await;
-    let mut next = soon(broker.consumer(PRODUCT_CREATED, 10)).await.unwrap();
+    let mut next = soon(broker.consume(PRODUCT_CREATED, 10)).await.unwrap();
     assert_eq!(number(&soon(next.next()).await.unwrap()), 3);
     assert_eq!(number(&soon(next.next()).await.unwrap()), 4);
     let tickets = settle(&mut publisher, 3).await;
-    assert!([0, 1, 2].iter().all(|ticket| tickets.contains(ticket)), "{tickets:?}");
+    assert!([0, 1, 2].iter().all(|guard| tickets.contains(guard)), "{tickets:?}");
 }
 
 async fn what_is_settled_is_settled(broker: Broker) {
@@ -277,7 +285,7 @@ async fn what_is_settled_is_settled(broker: Broker) {
     }
     let tags: Vec<u64> = deliveries.iter().map(|delivery| delivery.tag).collect();
     soon(consumer.ack(tags[1])).await.unwrap();
-    soon(consumer.park(deliveries.remove(3), "broken")).await.unwrap();
+    soon(consumer.dead_letter(deliveries.remove(3), "broken")).await.unwrap();
     soon(consumer.ack_up_to(tags[3])).await.unwrap(); // settles the first and the third
     soon(consumer.ack_up_to(tags[3])).await.unwrap();
     soon(consumer.ack(tags[0])).await.unwrap();
@@ -287,7 +295,7 @@ async fn what_is_settled_is_settled(broker: Broker) {
 }
 
 async fn an_unknown_queue_is_refused(broker: Broker) {
-    let error = soon(broker.consumer("nobody.knows", 1)).await.unwrap_err();
+    let error = soon(broker.consume("nobody.knows", 1)).await.unwrap_err();
     assert!(matches!(error, Error::Unopened { .. }), "{error}");
     assert!(error.to_string().contains("nobody.knows"), "{error}");
 }
@@ -305,7 +313,7 @@ async fn a_message_that_reaches_nobody_is_an_error(broker: Broker) {
 
 async fn consumers_share_a_queue(broker: Broker) {
     let (mut publisher, mut one) = open(&broker, PRODUCT_CREATED, 1).await;
-    let mut other = soon(broker.consumer(PRODUCT_CREATED, 1)).await.unwrap();
+    let mut other = soon(broker.consume(PRODUCT_CREATED, 1)).await.unwrap();
     for n in 0..2 {
         soon(publisher.publish(n, product(n))).await.unwrap();
     }
@@ -365,16 +373,16 @@ async fn ten_thousand_pass_through_a_window(broker: Broker) {
 async fn the_bus_confirms_what_every_queue_is_done_with() {
     let broker = Broker::Bus(Bus::new(DELIVERY_LIMIT));
     let (mut publisher, mut catalog) = open(&broker, CATALOG_USERS, 10).await;
-    let mut order = broker.consumer(ORDER_USERS, 10).await.unwrap();
+    let mut order = broker.consume(ORDER_USERS, 10).await.unwrap();
     publisher.publish(1, user_event("user_created", 1)).await.unwrap();
     assert!(publisher.settled().now_or_never().is_none());
     let delivery = catalog.next().await.unwrap();
     catalog.ack(delivery.tag).await.unwrap();
     assert!(publisher.settled().now_or_never().is_none());
     let delivery = order.next().await.unwrap();
-    order.park(delivery, "broken").await.unwrap();
+    order.dead_letter(delivery, "broken").await.unwrap();
     assert!(publisher.settled().now_or_never().is_none(), "the bus alone has it now");
-    let mut dead = broker.consumer(&topology::dead(ORDER_USERS), 10).await.unwrap();
+    let mut dead = broker.consume(&topology::dead(ORDER_USERS), 10).await.unwrap();
     let letter = dead.next().await.unwrap();
     assert_eq!(letter.message.reason.as_deref(), Some("broken"));
     dead.retry(letter.tag).await.unwrap();
@@ -382,7 +390,7 @@ async fn the_bus_confirms_what_every_queue_is_done_with() {
     let letter = dead.next().await.unwrap();
     dead.ack(letter.tag).await.unwrap();
     assert_eq!(publisher.settled().await.unwrap(), [1]);
-    let mut none = broker.consumer(&topology::dead(CATALOG_USERS), 10).await.unwrap();
+    let mut none = broker.consume(&topology::dead(CATALOG_USERS), 10).await.unwrap();
     assert!(none.try_next().is_none());
 }
 
@@ -403,7 +411,7 @@ async fn a_foreign_message_is_read_and_parked() {
         let body = b"\xff\xfe".to_vec();
         let routing_key = PRODUCT_CREATED.to_owned();
         assert_eq!(bare.message, Message { routing_key, body, ..Message::default() });
-        soon(consumer.park(bare, "not JSON")).await.unwrap();
+        soon(consumer.dead_letter(bare, "not JSON")).await.unwrap();
 
         let integers = [
             (FieldValue::b(-5), -5),
@@ -426,8 +434,8 @@ async fn a_foreign_message_is_read_and_parked() {
         difficult.with_user_id("guest").with_expiration("60000").with_correlation_id("c-1");
         publish(difficult, b"{}").await;
         let delivery = soon(consumer.next()).await.unwrap();
-        soon(consumer.park(delivery, &"ж".repeat(5_000))).await.unwrap();
-        let mut dead = soon(broker.consumer(&topology::dead(PRODUCT_CREATED), 10)).await.unwrap();
+        soon(consumer.dead_letter(delivery, &"ж".repeat(5_000))).await.unwrap();
+        let mut dead = soon(broker.consume(&topology::dead(PRODUCT_CREATED), 10)).await.unwrap();
         let first = soon(dead.next()).await.unwrap().message;
         assert_eq!(first.reason.as_deref(), Some("not JSON"));
         let second = soon(dead.next()).await.unwrap().message;
@@ -454,7 +462,7 @@ async fn a_closed_port_is_said() {
     let address = listener.local_addr().unwrap().to_string();
     drop(listener);
     let broker = Broker::Rabbit(Rabbit::new(config(&address)));
-    let error = soon(broker.consumer(PRODUCT_CREATED, 1)).await.unwrap_err();
+    let error = soon(broker.consume(PRODUCT_CREATED, 1)).await.unwrap_err();
     assert!(error.to_string().contains(&address), "{error}");
     assert!(error.to_string().contains("refused"), "{error}");
 }
@@ -502,7 +510,7 @@ async fn an_unreadable_message_takes_no_other_with_it() {
         }
         let mut expected = 0;
         while expected < 20 {
-            let Ok(mut consumer) = soon(broker.consumer(PRODUCT_CREATED, 10)).await else {
+            let Ok(mut consumer) = soon(broker.consume(PRODUCT_CREATED, 10)).await else {
                 continue;
             };
             while let Ok(delivery) = soon(consumer.next()).await {
@@ -517,13 +525,13 @@ async fn an_unreadable_message_takes_no_other_with_it() {
         }
         // Nor among the dead letters.
         soon(publisher.publish(20, product(20))).await.unwrap();
-        let mut consumer = soon(broker.consumer(PRODUCT_CREATED, 10)).await.unwrap();
+        let mut consumer = soon(broker.consume(PRODUCT_CREATED, 10)).await.unwrap();
         let behind = soon(consumer.next()).await.unwrap();
-        soon(consumer.park(behind, "broken")).await.unwrap();
+        soon(consumer.dead_letter(behind, "broken")).await.unwrap();
         let dead = topology::dead(PRODUCT_CREATED);
         let taking = async {
             loop {
-                let Ok(mut consumer) = broker.consumer(&dead, 10).await else { continue };
+                let Ok(mut consumer) = broker.consume(&dead, 10).await else { continue };
                 while let Ok(letter) = consumer.next().await {
                     assert_eq!(number(&letter), 20);
                     consumer.ack(letter.tag).await.ok();
@@ -558,7 +566,7 @@ async fn a_dropped_session_leaves_no_connection() {
         let (mut publisher, mut consumer) = open(&broker, PRODUCT_CREATED, 10).await;
         soon(publisher.publish(1, product(1))).await.unwrap();
         let delivery = soon(consumer.next()).await.unwrap();
-        soon(consumer.park(delivery, "broken")).await.unwrap();
+        soon(consumer.dead_letter(delivery, "broken")).await.unwrap();
         assert_eq!(proxy.open(), 3); // dead letters have one of their own
         drop(publisher);
         drop(consumer);
@@ -606,9 +614,9 @@ async fn connect(config: &RabbitConfig) -> (Connection, Channel) {
     (connection, channel)
 }
 
-async fn open(broker: &Broker, queue: &str, prefetch: u16) -> (Publisher, Consumer) {
+async fn open(broker: &Broker, queue: &str, prefetch: u16) -> (Publisher, Deliveries) {
     let publisher = soon(broker.publisher()).await.unwrap();
-    (publisher, soon(broker.consumer(queue, prefetch)).await.unwrap())
+    (publisher, soon(broker.consume(queue, prefetch)).await.unwrap())
 }
 
 async fn settle(publisher: &mut Publisher, count: usize) -> Vec<i64> {

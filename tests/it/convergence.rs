@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use shop_persistence::customers::{self, News};
+use shop_persistence::customers::{self, UserUpdate};
 use shop_persistence::stock::{self, Movement, Offer};
 use shop_persistence::users::{Role, User};
-use shop_persistence::{Cluster, Database, Schema, Session};
+use shop_persistence::{Database, DatabaseServer, Schema, Session};
 use sqlx::PgConnection;
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -69,7 +69,7 @@ struct World {
 impl World {
     async fn new(settings: &Settings, name: &str, schema: Schema) -> World {
         let server = settings.config().order.database;
-        let cluster = Cluster {
+        let cluster = DatabaseServer {
             host: server.host,
             port: server.port,
             user: server.user,
@@ -140,28 +140,28 @@ fn stocked(version: i64) -> i64 {
 }
 
 impl Heard {
-    fn offer(&self, history: i64) -> Option<stock::News> {
+    fn offer(&self, history: i64) -> Option<stock::ProductUpdate> {
         let Heard::Offer { product, version } = *self else { return None };
         let name = format!("product {product} as of version {version}");
         let id = product_id(history, product);
         let offer =
             Offer { id, name, price: version, quantity: stocked(version), category_id: version };
-        Some(stock::News { version, offer })
+        Some(stock::ProductUpdate { version, offer })
     }
 
     fn sale(&self, history: i64) -> Option<Movement> {
         let Heard::Sale { product, number, delta } = *self else { return None };
         let id = Uuid::from_u128((history as u128) << 64 | (product as u128) << 32 | number);
         let product_id = product_id(history, product);
-        Some(Movement { id, product_id, delta, cause: format!("order {number}") })
+        Some(Movement { id, product_id, delta, context: format!("order {number}") })
     }
 
-    fn user(&self, history: i64) -> Option<News> {
+    fn user(&self, history: i64) -> Option<UserUpdate> {
         let Heard::User { user, version, gone } = *self else { return None };
         let id = user_id(history, user);
         let username = format!("user {user} as of version {version}");
         let user = User { id, username, email: format!("{version}@example.com"), role: Role::User };
-        Some(News { id, version, user: (!gone).then_some(user) })
+        Some(UserUpdate { id, version, user: (!gone).then_some(user) })
     }
 }
 

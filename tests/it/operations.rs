@@ -113,14 +113,14 @@ async fn every_call_is_documented() {
         let api = shop.nobody().get(node, "/openapi.json").await.expect(200);
         let version = api["openapi"].as_str().unwrap_or_default();
         assert!(version.starts_with("3.1"), "{version}");
-        let books = [
+        let snapshot = [
             "get /admin/ledger",
             "get /admin/books/people",
             "get /admin/books/products",
             "get /admin/books/movements",
             "get /admin/books/summary",
         ];
-        for call in calls.iter().chain(&on_every_node).chain(&books) {
+        for call in calls.iter().chain(&on_every_node).chain(&snapshot) {
             let (method, path) = call.split_once(' ').expect("a method and a path");
             let paths = &api["paths"];
             let call = [path, &format!("{path}/")].map(|path| paths[path][method].is_object());

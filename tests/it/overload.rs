@@ -105,7 +105,7 @@ async fn a_node_refuses_what_is_too_much_and_goes_on() {
         let list = admin.get(Node::Order, "/admin/actors?flat=true").await.expect(200);
         let list = list.as_array().unwrap().clone();
         let calm = |it: &serde_json::Value| it["mailbox_depth"] == 0 && it["status"] == "running";
-        let busy = list.into_iter().find(|it| it["kind"] == "owner" && !calm(it));
+        let busy = list.into_iter().find(|it| it["kind"] == "actor" && !calm(it));
         busy.map_or(Ok(()), |busy| Err(busy.to_string()))
     })
     .await;

@@ -10,7 +10,7 @@ use reqwest::{Method, StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
 use shop_messaging::{Broker, Bus, Rabbit, RabbitConfig};
 use shop_supervisor::{Config, Node, Shop};
-use shop_tests::postgres::Cluster;
+use shop_tests::postgres::PostgresServer;
 use shop_tests::rabbitmq::RabbitMq;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use uuid::Uuid;
@@ -61,7 +61,7 @@ impl Settings {
 
     /// For one replica, whatever else is said: for what is true of a process, not of a shop.
     pub async fn alone(over: Over) -> Settings {
-        let cluster = Cluster::shared().await.expect("a PostgreSQL for the tests").server();
+        let cluster = PostgresServer::shared().await.expect("a PostgreSQL for the tests").server();
         let prefix = format!("t{}_", Uuid::new_v4().simple());
         let mut settings = Settings { prefix: prefix.clone(), variables: vec![], replicas: 1 };
         for (key, value) in [
@@ -159,8 +159,8 @@ impl TestShop {
     }
 
     /// What is measured of the actors of the one replica.
-    pub fn inspector(&self) -> &shop_actors::inspector::Inspector {
-        &self.replicas[0].inspector
+    pub fn inspector(&self) -> &shop_runtime::registry::ActorRegistry {
+        &self.replicas[0].registry
     }
 
     /// Somebody without a token.

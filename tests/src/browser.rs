@@ -111,7 +111,7 @@ impl Driver {
     async fn start() -> anyhow::Result<Self> {
         let (program, folder, port) = (program()?, Folder::new("shop-chromedriver")?, free_port());
         let output = folder.path().join("output");
-        let mut driver = launch(&program, folder.path(), port, &output)?;
+        let mut driver = spawn_service(&program, folder.path(), port, &output)?;
         let last_words = || fs::read_to_string(&output).unwrap_or_default();
         tokio::select! {
             ended = driver.ended() => {
@@ -126,7 +126,7 @@ impl Driver {
 }
 
 /// Nothing of the user's own browser is read or written.
-fn launch(program: &Path, folder: &Path, port: u16, output: &Path) -> io::Result<Leash> {
+fn spawn_service(program: &Path, folder: &Path, port: u16, output: &Path) -> io::Result<Leash> {
     let output = File::create(output)?;
     let mut command = Leash::command(program, "KILL");
     command

@@ -1,8 +1,8 @@
 //! What the tests need around the shop: servers of their own, which end with the test process.
 
 pub mod browser;
+pub mod fault_proxy;
 mod folder;
-pub mod link;
 pub mod postgres;
 pub mod rabbitmq;
 

@@ -15,19 +15,19 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A running cluster, in its socket folder and at 127.0.0.1. Not durable, unless asked for.
 #[derive(Debug)]
-pub struct Cluster {
+pub struct PostgresServer {
     server: Option<Postgres>,
     options: Options,
     folder: Folder,
 }
 
-impl Cluster {
+impl PostgresServer {
     /// The one of this process, started when first asked for.
     ///
     /// # Errors
     /// When PostgreSQL is not installed or does not start; the next asker tries again.
     pub async fn shared() -> anyhow::Result<&'static Self> {
-        static SHARED: OnceCell<Cluster> = OnceCell::const_new();
+        static SHARED: OnceCell<PostgresServer> = OnceCell::const_new();
         SHARED.get_or_try_init(Self::start).await
     }
 

@@ -73,7 +73,7 @@ impl RabbitMq {
     /// When it does not start.
     pub async fn start_again(&mut self) -> anyhow::Result<()> {
         self.stop().await?;
-        let mut broker = self.launch()?;
+        let mut broker = self.spawn_service()?;
         tokio::select! {
             ended = broker.ended() => {
                 bail!("RabbitMQ did not start ({}): {}", ended?, self.last_words())
@@ -123,7 +123,7 @@ impl RabbitMq {
     }
 
     /// Everything by environment: nothing of the system's own RabbitMQ is read or written.
-    fn launch(&self) -> io::Result<Leash> {
+    fn spawn_service(&self) -> io::Result<Leash> {
         let log = OpenOptions::new().create(true).append(true).open(self.path("output"))?;
         let mut command = Leash::command(&self.program, "KILL");
         command

@@ -79,7 +79,7 @@ pub enum Target {
     /// One of the backends that serve nodes then; the number chooses.
     Backend(usize),
     /// One of the links, by its place.
-    Link(usize),
+    Connection(usize),
 }
 
 impl Target {
@@ -143,7 +143,7 @@ fn draw(rng: &mut StdRng, at: Duration, kinds: &[Kind], targets: Targets) -> Fau
     let kind = *kinds.choose(rng).unwrap_or(&Kind::Node);
     let replica = Target::Replica(rng.random_range(0..targets.replicas));
     let backend = Target::Backend(rng.random_range(0..1000));
-    let link = Target::Link(rng.random_range(0..targets.links));
+    let link = Target::Connection(rng.random_range(0..targets.links));
     let stopped = *[replica, replica, Target::Broker, backend].choose(rng).unwrap_or(&replica);
     let (stop, cut) = (rng.random_range(1.0..5.0), rng.random_range(0.5..5.0));
     let delay = Duration::from_millis(rng.random_range(20..500));
@@ -223,9 +223,9 @@ async fn happens(shop: &Shop, fault: Fault) -> anyhow::Result<()> {
         (Kind::Postmaster, _) => shop.kill_postmaster().await?,
         (Kind::Backend, Target::Backend(choice)) => shop.kill_backend(choice).await?,
         (Kind::Stop, Target::Backend(choice)) => shop.stop_backend(choice, lasts).await?,
-        (Kind::Cut, Target::Link(place)) => link(place).cut(lasts).await,
-        (Kind::Hang, Target::Link(place)) => link(place).hang(lasts).await,
-        (Kind::Delay, Target::Link(place)) => link(place).delay(delay, lasts).await,
+        (Kind::Cut, Target::Connection(place)) => link(place).cut(lasts).await,
+        (Kind::Hang, Target::Connection(place)) => link(place).hang(lasts).await,
+        (Kind::Delay, Target::Connection(place)) => link(place).delay(delay, lasts).await,
         (kind, target) => bail!("no {kind} happens to {target:?}"),
     }
     Ok(())

@@ -9,7 +9,7 @@ use rand::seq::{IndexedRandom, IteratorRandom};
 use rand::{RngExt, SeedableRng};
 use reqwest::Method;
 use serde_json::{Value, json};
-use shop_actors::Backoff;
+use shop_runtime::Backoff;
 use shop_supervisor::Node;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -45,7 +45,7 @@ pub struct Load {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
     Nobody,
-    Me,
+    ActorContext,
     Admin,
 }
 
@@ -73,7 +73,7 @@ struct Answer {
 enum Try {
     Definite(Answer),
     /// The token is not good (any more).
-    Unauthorized,
+    Unauthenticated,
     /// To be made again; nobody knows whether it was done.
     Unknown,
     /// To be made again; it was not done, or still is being done.
@@ -204,7 +204,7 @@ impl Client {
         let path = "/api/v1/users/me".to_owned();
         let body = Some(changes.clone());
         self.next_name = changes["username"].as_str().map(str::to_owned);
-        let updated = self.write(By::Me, Method::PUT, Node::Auth, path, body).await;
+        let updated = self.write(By::ActorContext, Method::PUT, Node::Auth, path, body).await;
         self.next_name = None;
         if let (Some(user), Some(known)) = (updated, self.records.users.get_mut(&me)) {
             let change = |field: &str, known: &mut String| {
@@ -287,7 +287,8 @@ impl Client {
         let item = |(product, quantity)| json!({"product_id": product, "quantity": quantity});
         let items: Vec<_> = wanted.iter().map(item).collect();
         let new = json!({"user_id": me, "items": items});
-        let placed = self.write(By::Me, Method::POST, Node::Order, "/order".to_owned(), Some(new));
+        let placed =
+            self.write(By::ActorContext, Method::POST, Node::Order, "/order".to_owned(), Some(new));
         let Some(placed) = placed.await else { return };
         let items = placed["items"].as_array().into_iter().flatten().filter_map(item_of);
         let order = Order { user_id: me, items: items.collect() };
@@ -306,7 +307,7 @@ impl Client {
         let quantity = self.rng.random_range(1..=8);
         let new = json!({"order_item_id": item, "quantity": quantity});
         let path = format!("/update_order/{id}");
-        let set = self.write(By::Me, Method::PUT, Node::Order, path, Some(new)).await;
+        let set = self.write(By::ActorContext, Method::PUT, Node::Order, path, Some(new)).await;
         let Some(set) = set else { return };
         let right = item_of(&set) == Some((item, (product, quantity)));
         self.records.must_be(right, "changing an item", &set);
@@ -324,7 +325,8 @@ impl Client {
             (2, _) => (Node::Catalog, "/api/v1/categories".to_owned()),
             _ => (Node::Auth, "/api/v1/users/me".to_owned()),
         };
-        let call = Call { by: By::Me, method: Method::GET, node, path, body: None, key: None };
+        let call =
+            Call { by: By::ActorContext, method: Method::GET, node, path, body: None, key: None };
         let Some(Answer { status, body, .. }) = self.ask(&call).await else { return };
         let right = match (node, order) {
             (Node::Order, Some(id)) => {
@@ -378,7 +380,7 @@ impl Client {
             }
             let token = match call.by {
                 By::Nobody => None,
-                By::Me => self.my_token().await,
+                By::ActorContext => self.my_token().await,
                 By::Admin => self.admins_token().await,
             };
             if token.is_none() && call.by != By::Nobody {
@@ -388,7 +390,7 @@ impl Client {
             tries += 1;
             match self.attempt(call, token.as_deref()).await {
                 Try::Definite(answer) => break Some(answer),
-                Try::Unauthorized => self.forget(token).await,
+                Try::Unauthenticated => self.forget(token).await,
                 Try::Unknown => unknown = true,
                 Try::NotYet => {}
             }
@@ -437,7 +439,7 @@ impl Client {
         match answered {
             Err(error) if error.is_connect() => Try::NotYet,
             Err(_) => Try::Unknown,
-            Ok((401, ..)) => Try::Unauthorized,
+            Ok((401, ..)) => Try::Unauthenticated,
             Ok((408 | 429, ..)) | Ok((409, _, true, _)) => Try::NotYet,
             Ok((status @ 500.., _, _, body)) => {
                 if status == 500 {
@@ -505,7 +507,7 @@ impl Client {
                 Try::Definite(answer) => {
                     return answer.body["access_token"].as_str().map(str::to_owned);
                 }
-                Try::Unauthorized => return None,
+                Try::Unauthenticated => return None,
                 Try::Unknown | Try::NotYet => sleep(backoff.pause()).await,
             }
         }

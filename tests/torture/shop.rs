@@ -16,11 +16,11 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
-use shop_actors::Backoff;
 use shop_messaging::topology;
+use shop_runtime::Backoff;
 use shop_supervisor::Node;
 use shop_supervisor::embedded::{Leash, Postgres};
-use shop_tests::postgres::Cluster;
+use shop_tests::postgres::PostgresServer;
 use shop_tests::rabbitmq::RabbitMq;
 use shop_tests::{free_port, signal};
 use sqlx::postgres::PgConnectOptions;
@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::faults::{Target, Targets};
-use shop_tests::link::Link;
+use shop_tests::fault_proxy::FaultProxy;
 
 /// The password of every administrator and user.
 pub const PASSWORD: &str = "correct horse";
@@ -46,10 +46,10 @@ const POLL: Duration = Duration::from_millis(50);
 /// All of it.
 #[derive(Debug)]
 pub struct Shop {
-    cluster: AsyncMutex<Cluster>,
+    cluster: AsyncMutex<PostgresServer>,
     broker: AsyncMutex<RabbitMq>,
     pub replicas: Vec<Replica>,
-    pub links: Vec<Link>,
+    pub links: Vec<FaultProxy>,
     /// The ways of the clients to each node.
     edges: Vec<(Node, String)>,
     binary: PathBuf,
@@ -62,7 +62,7 @@ impl Shop {
     /// Starts everything; the processes' logs go to `logs`.
     pub async fn start(binary: PathBuf, logs: &Path) -> anyhow::Result<Shop> {
         fs::create_dir_all(logs).with_context(|| format!("cannot create {}", logs.display()))?;
-        let (cluster, broker) = tokio::join!(Cluster::durable(), RabbitMq::start());
+        let (cluster, broker) = tokio::join!(PostgresServer::durable(), RabbitMq::start());
         let (cluster, broker) = (cluster?, broker?);
         let ports = REPLICAS.map(|_| free_port());
         let (database_port, broker_port) = (cluster.server().port(), broker.port());
@@ -71,7 +71,7 @@ impl Shop {
             let number = REPLICAS[..=place].iter().filter(|other| **other == node).count();
             let name = format!("{}-{number}", node.name());
             let mut open = async |from: &str, to: &str, port: u16| {
-                let link = Link::open(format!("{from} to {to}"), port).await?;
+                let link = FaultProxy::open(format!("{from} to {to}"), port).await?;
                 let port = link.port();
                 links.push(link);
                 anyhow::Ok(port)
@@ -118,7 +118,7 @@ impl Shop {
             Target::Broker => "RabbitMQ".to_owned(),
             Target::Postmaster => "PostgreSQL".to_owned(),
             Target::Backend(_) => "a backend of PostgreSQL".to_owned(),
-            Target::Link(place) => self.links[place].name().to_owned(),
+            Target::Connection(place) => self.links[place].name().to_owned(),
         }
     }
 

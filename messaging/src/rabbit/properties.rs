@@ -3,11 +3,11 @@
 use amqprs::{BasicProperties, FieldName, FieldTable, FieldValue};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use shop_persistence::date;
+use shop_runtime::now;
 
 use crate::{
     broker::Message,
-    dead_letters::{Postmark, object},
+    dead_letters::{DeadLetterMeta, object},
 };
 
 const VERSION: &str = "version";
@@ -96,7 +96,7 @@ pub fn dead_letter(
     set(&mut headers, ORIGINAL_EXCHANGE, exchange.into());
     set(&mut headers, ORIGINAL_ROUTING_KEY, routing_key.into());
     if get(&headers, FIRST_FAILURE).is_none() {
-        set(&mut headers, FIRST_FAILURE, date().to_string().into());
+        set(&mut headers, FIRST_FAILURE, now().to_string().into());
     }
     set(&mut headers, TRIES, FieldValue::l(i64::from(tries) + 1));
     // RabbitMQ would send copies to these, refuse another's user id, and let the copy expire.
@@ -127,7 +127,7 @@ pub fn dead_letter(
 
 /// What a dead letter tells besides its message. RabbitMQ makes one itself of what was handed out again
 /// `delivery_limit` times.
-pub fn postmark(properties: &BasicProperties, delivery_limit: u32) -> Postmark {
+pub fn dead_letter_meta(properties: &BasicProperties, delivery_limit: u32) -> DeadLetterMeta {
     let headers = properties.headers();
     let header = |name| get(headers?, name);
     let death = headers.and_then(first_death);
@@ -137,7 +137,7 @@ pub fn postmark(properties: &BasicProperties, delivery_limit: u32) -> Postmark {
         None if death.is_some() => delivery_limit.saturating_add(1),
         None => 1,
     };
-    Postmark {
+    DeadLetterMeta {
         failed_at: failed_at.and_then(moment),
         tries,
         headers: headers.map(readable_table).unwrap_or_default(),

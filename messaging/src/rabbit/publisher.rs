@@ -41,26 +41,27 @@ impl Publisher {
                 let rabbit = rabbit.clone();
                 Ok(Self { rabbit, session, last_tag: 0, in_flight: BTreeMap::new() })
             }
-            Err(cause) => Err(session.refused(cause)),
+            Err(context) => Err(session.refused(context)),
         }
     }
 
-    pub(crate) async fn publish(&mut self, ticket: i64, message: Message) -> Result<()> {
+    pub(crate) async fn publish(&mut self, guard: i64, message: Message) -> Result<()> {
         let exchange = self.rabbit.name(&message.exchange);
         let routing_key = self.rabbit.routing_key(&message.exchange, &message.routing_key);
         let names =
             [Some(&exchange), Some(&routing_key), message.id.as_ref(), message.kind.as_ref()];
         if names.into_iter().flatten().any(|name| name.len() > LONGEST_NAME) {
-            let cause = format!("message {:?} has a name of over {LONGEST_NAME} bytes", message.id);
-            return Err(self.session.end(cause));
+            let context =
+                format!("message {:?} has a name of over {LONGEST_NAME} bytes", message.id);
+            return Err(self.session.end(context));
         }
-        self.send(ticket, &exchange, &routing_key, properties::write(&message), message.body).await
+        self.send(guard, &exchange, &routing_key, properties::write(&message), message.body).await
     }
 
     /// Counts what it sends, as the server does: that is the tag.
     pub(super) async fn send(
         &mut self,
-        ticket: i64,
+        guard: i64,
         exchange: &str,
         routing_key: &str,
         properties: BasicProperties,
@@ -71,7 +72,7 @@ impl Publisher {
         let sent = within(self.session.channel.basic_publish(properties, body, arguments)).await;
         self.session.judge(sent)?;
         self.last_tag += 1;
-        self.in_flight.insert(self.last_tag, (ticket, Instant::now()));
+        self.in_flight.insert(self.last_tag, (guard, Instant::now()));
         Ok(())
     }
 
@@ -88,8 +89,8 @@ impl Publisher {
                 biased;
                 confirmation = self.session.event() => confirmation?,
                 () = overdue => {
-                    let cause = format!("no confirmation within {} s", PATIENCE.as_secs());
-                    return Err(self.session.end(cause));
+                    let context = format!("no confirmation within {} s", PATIENCE.as_secs());
+                    return Err(self.session.end(context));
                 }
             };
             let mut tickets = self.settle(&confirmation);
@@ -109,7 +110,7 @@ impl Publisher {
         } else {
             Vec::from_iter(self.in_flight.remove(&confirmation.tag))
         };
-        settled.into_iter().map(|(ticket, _)| ticket).collect()
+        settled.into_iter().map(|(guard, _)| guard).collect()
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -3,14 +3,14 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 
 use super::*;
-use crate::books::{Ordered, WrongTotal};
+use crate::snapshot::{Ordered, WrongTotal};
 use crate::stock::Movement;
 use crate::users::{Role, User};
 
 /// Books that are made up.
 #[derive(Debug, Clone, Default)]
 struct MadeUp {
-    people: Vec<Person>,
+    users: Vec<UserRecord>,
     products: Vec<Stock>,
     summary: Summary,
 }
@@ -20,9 +20,9 @@ fn page<T: Clone, I: Ord>(rows: &[T], id: impl Fn(&T) -> I, after: I, limit: i64
     rest.take(limit as usize).cloned().collect()
 }
 
-impl Books for MadeUp {
-    async fn people(&self, after: UserId, limit: i64) -> Result<Vec<Person>> {
-        Ok(page(&self.people, |person| person.id, after, limit))
+impl Snapshot for MadeUp {
+    async fn users(&self, after: UserId, limit: i64) -> Result<Vec<UserRecord>> {
+        Ok(page(&self.users, |person| person.id, after, limit))
     }
 
     async fn products(&self, after: ProductId, limit: i64, _: Uuid) -> Result<Vec<Stock>> {
@@ -47,9 +47,9 @@ impl UnderWay {
     }
 }
 
-impl Books for UnderWay {
-    async fn people(&self, after: UserId, limit: i64) -> Result<Vec<Person>> {
-        self.now().people(after, limit).await
+impl Snapshot for UnderWay {
+    async fn users(&self, after: UserId, limit: i64) -> Result<Vec<UserRecord>> {
+        self.now().users(after, limit).await
     }
 
     async fn products(&self, after: ProductId, limit: i64, before: Uuid) -> Result<Vec<Stock>> {
@@ -79,11 +79,11 @@ fn ledger_of(three: &Three) -> Ledger {
     runtime.block_on(taken(three))
 }
 
-fn person(id: u128) -> Person {
+fn person(id: u128) -> UserRecord {
     let id = Uuid::from_u128(id + 1);
     let (username, email) = (format!("anna-{id}"), format!("{id}@example.com"));
     let user = User { id, username, email, role: Role::User };
-    Person { id, version: 3, user: Some(user), deleted: false }
+    UserRecord { id, version: 3, user: Some(user), deleted: false }
 }
 
 fn on_catalog(id: ProductId, stocked: i64, sold: i64) -> Stock {
@@ -110,26 +110,26 @@ fn on_order(stock: &Stock, taken_over: i64) -> Stock {
 }
 
 /// Three nodes' books that agree: of so many users, and of products with what was stocked and sold of each.
-fn agreeing(people: u128, products: &[(i64, i64)]) -> Three {
-    let people: Vec<_> = (0..people).map(person).collect();
+fn agreeing(users: u128, products: &[(i64, i64)]) -> Three {
+    let users: Vec<_> = (0..users).map(person).collect();
     let product = |(id, (stocked, sold)): (ProductId, &(i64, i64))| on_catalog(id, *stocked, *sold);
     let products: Vec<_> = (1..).zip(products).map(product).collect();
     let ordered = products.iter().map(|stock| on_order(stock, stock.sold / 2)).collect();
     let summary = Summary::default();
     // Somebody who is gone is remembered where copies are.
-    let gone = Person { deleted: true, ..person(u128::from(u64::MAX)) };
-    let copies: Vec<_> = people.iter().cloned().chain([gone]).collect();
+    let gone = UserRecord { deleted: true, ..person(u128::from(u64::MAX)) };
+    let copies: Vec<_> = users.iter().cloned().chain([gone]).collect();
     [
-        MadeUp { people, products: vec![], summary: summary.clone() },
-        MadeUp { people: copies.clone(), products, summary: summary.clone() },
-        MadeUp { people: copies, products: ordered, summary },
+        MadeUp { users, products: vec![], summary: summary.clone() },
+        MadeUp { users: copies.clone(), products, summary: summary.clone() },
+        MadeUp { users: copies, products: ordered, summary },
     ]
 }
 
 fn some_books() -> impl Strategy<Value = Three> {
     let product = (0..1000_i64).prop_flat_map(|stocked| (Just(stocked), 0..=stocked));
     (1..40_u128, prop::collection::vec(product, 1..40))
-        .prop_map(|(people, products)| agreeing(people, &products))
+        .prop_map(|(users, products)| agreeing(users, &products))
 }
 
 /// Changes one figure; says of what and on which node the difference is to be named.
@@ -141,9 +141,9 @@ fn product(three: &mut Three, node: usize, at: usize) -> &mut Stock {
     &mut products[at]
 }
 
-fn user(three: &mut Three, node: usize, at: usize) -> &mut Person {
-    let users = three[0].people.len();
-    &mut three[node].people[at % users]
+fn user(three: &mut Three, node: usize, at: usize) -> &mut UserRecord {
+    let users = three[0].users.len();
+    &mut three[node].users[at % users]
 }
 
 fn change_product(
@@ -162,7 +162,7 @@ fn change_user(
     three: &mut Three,
     node: usize,
     at: usize,
-    change: impl FnOnce(&mut Person),
+    change: impl FnOnce(&mut UserRecord),
 ) -> (String, &'static str) {
     let user = user(three, node, at);
     change(user);
@@ -176,7 +176,7 @@ fn lose_user(
     named: &'static str,
 ) -> (String, &'static str) {
     let id = user(three, node, at).id;
-    three[node].people.retain(|person| person.id != id);
+    three[node].users.retain(|person| person.id != id);
     (format!("user {id}"), named)
 }
 

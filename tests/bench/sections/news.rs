@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub async fn measure(bench: &Bench, outcome: &mut Outcome) -> anyhow::Result<()> {
     let shop = bench.stand.shop_with(Stock::SMALL).await?;
     let client = Client::builder().no_proxy().timeout(PATIENCE).build()?;
-    let desk = Desk { shop: &shop, client, token: &bench.stand.people.admin.token };
+    let desk = Subscription { shop: &shop, client, token: &bench.stand.people.admin.token };
     let regular = bench.stand.people.buyers.first().context("there are buyers")?.id;
     let (mut newcomers, mut regulars, mut refusals) = (vec![], vec![], vec![]);
     desk.place(desk.register("first").await?).await?; // the connections are open from here on
@@ -52,13 +52,13 @@ pub async fn measure(bench: &Bench, outcome: &mut Outcome) -> anyhow::Result<()>
 }
 
 /// Where people sign up and an administrator orders for them, over one connection to each node.
-struct Desk<'s> {
+struct Subscription<'s> {
     shop: &'s Shop,
     client: Client,
     token: &'s str,
 }
 
-impl Desk<'_> {
+impl Subscription<'_> {
     async fn register(&self, name: &str) -> anyhow::Result<Uuid> {
         let email = format!("{name}@example.com");
         let body = json!({"username": name, "email": email, "password": PASSWORD});

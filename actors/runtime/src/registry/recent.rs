@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::actor_metrics::ActorMetrics;
 use super::histogram::{Counts, micros};
-use super::probe::Probe;
 
 /// Fifteen minutes, a second each.
 pub(super) const SAMPLES: usize = 900;
@@ -61,8 +61,12 @@ struct Counted {
 }
 
 impl Counted {
-    fn now(probe: &Probe, at: Instant) -> Counted {
-        Counted { at: Some(at), waited: probe.waited.counts(), took: probe.took.counts() }
+    fn now(actor_metrics: &ActorMetrics, at: Instant) -> Counted {
+        Counted {
+            at: Some(at),
+            waited: actor_metrics.waited.counts(),
+            took: actor_metrics.took.counts(),
+        }
     }
 }
 
@@ -75,44 +79,45 @@ pub(super) struct Lately {
 
 impl Recent {
     /// Reads the probe at `now`, and remembers so many seconds.
-    pub fn sample(&mut self, probe: &Probe, now: Instant, kept: usize) {
-        let (handled, rejected) = (probe.handled.load(Relaxed), probe.rejected.load(Relaxed));
-        let busy_micros = micros(probe.busy());
+    pub fn sample(&mut self, actor_metrics: &ActorMetrics, now: Instant, kept: usize) {
+        let (handled, rejected) =
+            (actor_metrics.handled.load(Relaxed), actor_metrics.rejected.load(Relaxed));
+        let busy_micros = micros(actor_metrics.busy());
         if let Some(last) = &self.last {
             let passed = now.saturating_duration_since(last.at).as_secs_f64().max(1e-3);
             self.rate = handled.saturating_sub(last.handled) as f64 / passed;
             let busy = busy_micros.saturating_sub(last.busy_micros) as f64 / 1e6 / passed;
-            self.busy_share = (busy / probe.lanes() as f64).min(1.0);
+            self.busy_share = (busy / actor_metrics.slots() as f64).min(1.0);
             self.refused = rejected > last.rejected;
         }
         let is_new = self.last.as_ref().is_none_or(|last| last.handled != handled);
         self.last = Some(Last { at: now, handled, busy_micros, rejected });
-        self.turn_window(probe, now);
+        self.turn_window(actor_metrics, now);
         let p99_ms = match self.samples.back() {
-            Some(last) if !is_new && now.duration_since(probe.born) < WINDOW => last.p99_ms,
-            _ => self.lately(probe).took.quantile(0.99).map(|p99| p99 as f32),
+            Some(last) if !is_new && now.duration_since(actor_metrics.born) < WINDOW => last.p99_ms,
+            _ => self.lately(actor_metrics).took.quantile(0.99).map(|p99| p99 as f32),
         };
-        let depth = u32::try_from(probe.depth()).unwrap_or(u32::MAX);
+        let depth = u32::try_from(actor_metrics.depth()).unwrap_or(u32::MAX);
         self.samples.push_back(Sample { rate: self.rate as f32, depth, p99_ms });
         while self.samples.len() > kept {
             self.samples.pop_front();
         }
     }
 
-    fn turn_window(&mut self, probe: &Probe, now: Instant) {
+    fn turn_window(&mut self, actor_metrics: &ActorMetrics, now: Instant) {
         let is_over = |begin: &Counted| begin.at.is_none_or(|at| now.duration_since(at) >= WINDOW);
         match &mut self.windows {
             None => self.windows = Some(Default::default()),
             Some((before, this)) if is_over(this) => {
-                *before = std::mem::replace(this, Counted::now(probe, now));
+                *before = std::mem::replace(this, Counted::now(actor_metrics, now));
             }
             Some(_) => {}
         }
     }
 
     /// How long messages waited and took within the last one to two minutes.
-    pub fn lately(&self, probe: &Probe) -> Lately {
-        let (waited, took) = (probe.waited.counts(), probe.took.counts());
+    pub fn lately(&self, actor_metrics: &ActorMetrics) -> Lately {
+        let (waited, took) = (actor_metrics.waited.counts(), actor_metrics.took.counts());
         match &self.windows {
             Some((before, _)) => {
                 Lately { waited: waited.since(&before.waited), took: took.since(&before.took) }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use axum::Json as Answer;
 use axum::extract::State;
 use serde::Deserialize;
-use shop_persistence::books::{
-    Books as _, FIRST, FIRST_PRODUCT, LONGEST_PAGE, Own, Person, Stock, Summary,
-};
 use shop_persistence::catalog::ProductId;
 use shop_persistence::ledger::Ledger;
+use shop_persistence::snapshot::{
+    FIRST, FIRST_PRODUCT, LONGEST_PAGE, LocalSnapshot, Snapshot as _, Stock, Summary, UserRecord,
+};
 use shop_persistence::stock::Movement;
 use shop_persistence::{Database, Error, Schema};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -19,8 +19,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use crate::auth::{Admin, NodeOrAdmin};
 use crate::body::Query;
-use crate::callers::{Admin, NodeOrAdmin};
 use crate::peers::Peers;
 use crate::problem::{Problem, Result};
 
@@ -35,19 +35,19 @@ const PATIENCE_MS: u64 = 3_000;
 
 /// What the routes read.
 #[derive(Debug, Clone)]
-pub struct Books {
-    own: Own,
+pub struct SnapshotApi {
+    own: LocalSnapshot,
     schema: Schema,
     peers: Peers,
     readers: Arc<Semaphore>,
     comparers: Arc<Semaphore>,
 }
 
-impl Books {
+impl SnapshotApi {
     /// The books of this database, which holds these tables, and those of the other nodes.
-    pub fn new(database: &Database, schema: Schema, peers: Peers) -> Books {
-        Books {
-            own: Own::new(database, schema),
+    pub fn new(database: &Database, schema: Schema, peers: Peers) -> SnapshotApi {
+        SnapshotApi {
+            own: LocalSnapshot::new(database, schema),
             schema,
             peers,
             readers: Arc::new(Semaphore::new(READERS)),
@@ -57,22 +57,22 @@ impl Books {
 }
 
 /// A turn to read; whoever comes waits for it a while.
-async fn turn(books: &Books) -> Result<SemaphorePermit<'_>> {
-    match tokio::time::timeout(TURN_PATIENCE, books.readers.acquire()).await {
+async fn turn(snapshot: &SnapshotApi) -> Result<SemaphorePermit<'_>> {
+    match tokio::time::timeout(TURN_PATIENCE, snapshot.readers.acquire()).await {
         Ok(Ok(turn)) => Ok(turn),
         _ => Err(Error::Overloaded("books".into()).into()),
     }
 }
 
 /// The books' routes, the same on every node.
-pub fn routes(books: Books) -> OpenApiRouter {
+pub fn routes(snapshot: SnapshotApi) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(ledger))
-        .routes(routes!(people))
+        .routes(routes!(users))
         .routes(routes!(products))
         .routes(routes!(movements))
         .routes(routes!(summary))
-        .with_state(books)
+        .with_state(snapshot)
 }
 
 /// How long to look.
@@ -93,15 +93,15 @@ struct Patience {
     responses((status = 200, body = Ledger), (status = "default", response = Problem))
 )]
 async fn ledger(
-    State(books): State<Books>,
+    State(snapshot): State<SnapshotApi>,
     _: Admin,
     Query(Patience { patience_ms }): Query<Patience>,
 ) -> Result<Answer<Ledger>> {
-    let turn = books.comparers.try_acquire();
+    let turn = snapshot.comparers.try_acquire();
     let _turn = turn.map_err(|_| Error::Overloaded("ledger".into()))?;
     let patience = Duration::from_millis(patience_ms.unwrap_or(PATIENCE_MS).min(60_000));
-    let Books { own, peers, .. } = &books;
-    let ledger = match books.schema {
+    let SnapshotApi { own, peers, .. } = &snapshot;
+    let ledger = match snapshot.schema {
         Schema::Auth => Ledger::take(own, &peers.catalog, &peers.order, patience).await,
         Schema::Catalog => Ledger::take(&peers.auth, own, &peers.order, patience).await,
         Schema::Order => Ledger::take(&peers.auth, &peers.catalog, own, patience).await,
@@ -138,15 +138,15 @@ fn some(limit: Option<i64>) -> i64 {
 /// Users as this node knows them, in ascending order of their ids.
 #[utoipa::path(
     get, path = "/admin/books/people", tag = "operations", params(Page),
-    responses((status = 200, body = Vec<Person>), (status = "default", response = Problem))
+    responses((status = 200, body = Vec<UserRecord>), (status = "default", response = Problem))
 )]
-async fn people(
-    State(books): State<Books>,
+async fn users(
+    State(snapshot): State<SnapshotApi>,
     _: NodeOrAdmin,
     Query(Page { after, limit }): Query<Page>,
-) -> Result<Answer<Vec<Person>>> {
-    let _turn = turn(&books).await?;
-    Ok(Answer(books.own.people(after.unwrap_or(FIRST), some(limit)).await?))
+) -> Result<Answer<Vec<UserRecord>>> {
+    let _turn = turn(&snapshot).await?;
+    Ok(Answer(snapshot.own.users(after.unwrap_or(FIRST), some(limit)).await?))
 }
 
 /// Products and their stock as this node knows them, in ascending order of their ids.
@@ -155,13 +155,13 @@ async fn people(
     responses((status = 200, body = Vec<Stock>), (status = "default", response = Problem))
 )]
 async fn products(
-    State(books): State<Books>,
+    State(snapshot): State<SnapshotApi>,
     _: NodeOrAdmin,
     Query(ProductPage { after, limit, before }): Query<ProductPage>,
 ) -> Result<Answer<Vec<Stock>>> {
-    let _turn = turn(&books).await?;
+    let _turn = turn(&snapshot).await?;
     let (after, before) = (after.unwrap_or(FIRST_PRODUCT), before.unwrap_or(Uuid::max()));
-    Ok(Answer(books.own.products(after, some(limit), before).await?))
+    Ok(Answer(snapshot.own.products(after, some(limit), before).await?))
 }
 
 /// The movements of sales that this node knows, in ascending order of their ids.
@@ -170,12 +170,12 @@ async fn products(
     responses((status = 200, body = Vec<Movement>), (status = "default", response = Problem))
 )]
 async fn movements(
-    State(books): State<Books>,
+    State(snapshot): State<SnapshotApi>,
     _: NodeOrAdmin,
     Query(Page { after, limit }): Query<Page>,
 ) -> Result<Answer<Vec<Movement>>> {
-    let _turn = turn(&books).await?;
-    Ok(Answer(books.own.movements(after.unwrap_or(FIRST), some(limit)).await?))
+    let _turn = turn(&snapshot).await?;
+    Ok(Answer(snapshot.own.movements(after.unwrap_or(FIRST), some(limit)).await?))
 }
 
 /// What waits in this node's outbox, and orders whose totals are not the sums of their items.
@@ -183,7 +183,7 @@ async fn movements(
     get, path = "/admin/books/summary", tag = "operations",
     responses((status = 200, body = Summary), (status = "default", response = Problem))
 )]
-async fn summary(State(books): State<Books>, _: NodeOrAdmin) -> Result<Answer<Summary>> {
-    let _turn = turn(&books).await?;
-    Ok(Answer(books.own.summary().await?))
+async fn summary(State(snapshot): State<SnapshotApi>, _: NodeOrAdmin) -> Result<Answer<Summary>> {
+    let _turn = turn(&snapshot).await?;
+    Ok(Answer(snapshot.own.summary().await?))
 }

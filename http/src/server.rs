@@ -15,9 +15,10 @@ use axum::response::{IntoResponse, Response};
 use axum::serve::ListenerExt;
 use axum::{Extension, Router, ServiceExt};
 use futures::FutureExt;
-use shop_actors::inspector::{Handling, Probe, Ticket};
-use shop_actors::{Addr, Handled, Metrics, Service};
-use shop_persistence::{Cause, Error, Kind, Step, Trace};
+use shop_actors::Metrics;
+use shop_persistence::Error;
+use shop_runtime::registry::{ActorMetrics, ProcessingGuard, QueueGuard};
+use shop_runtime::{Addr, HandlerResult, Service, Span, SpanContext, SpanKind, TaskContext};
 use tokio::sync::Semaphore;
 use tokio::time::Instant as Moment;
 use tokio_util::sync::CancellationToken;
@@ -29,8 +30,8 @@ use uuid::Uuid;
 use crate::actors::Actors;
 use crate::problem::Failure;
 use crate::{
-    Api, Books, Cluster, Gate, Keys, Vitals, actors, audit, books, cluster, dead_letters, docs,
-    operations, page,
+    Api, Authenticator, Cluster, Health, Keys, SnapshotApi, actors, admin_page, audit, cluster,
+    dead_letters, docs, health, snapshot,
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -58,38 +59,41 @@ impl<S: Sync> FromRequestParts<S> for RequestId {
     type Rejection = Infallible;
 
     async fn from_request_parts(_: &mut Parts, _: &S) -> Result<RequestId, Infallible> {
-        Ok(RequestId(Cause::current().and_then(|cause| cause.request).unwrap_or_default()))
+        Ok(RequestId(
+            TaskContext::current().and_then(|context| context.request).unwrap_or_default(),
+        ))
     }
 }
 
 /// What requests are held against.
 #[derive(Debug)]
-pub struct Checks {
+pub struct RequestContext {
     /// Whose token is good.
-    pub gate: Gate,
+    pub authenticator: Authenticator,
     /// How requests that name themselves are told from each other.
     pub keys: Keys,
     /// How large a body may be.
     pub body_limit: DefaultBodyLimit,
 }
 
-impl Checks {
+impl RequestContext {
     /// Those of the edge that a request came in by.
-    pub fn of(parts: &Parts) -> Result<Arc<Checks>, Error> {
-        let checks = parts.extensions.get::<Arc<Checks>>().cloned();
-        checks.ok_or_else(|| Error::Bug("no checks in front of this route".into()))
+    pub fn of(parts: &Parts) -> Result<Arc<RequestContext>, Error> {
+        let checks = parts.extensions.get::<Arc<RequestContext>>().cloned();
+        checks.ok_or_else(|| Error::Internal("no checks in front of this route".into()))
     }
 
     /// Has the body of a request break off where it becomes too large. One that was made up here has none.
     pub fn limit(request: &mut Request) {
-        let limit = request.extensions().get::<Arc<Checks>>().map(|checks| checks.body_limit);
+        let limit =
+            request.extensions().get::<Arc<RequestContext>>().map(|checks| checks.body_limit);
         limit.into_iter().for_each(|limit| limit.apply(request));
     }
 }
 
 /// Answers HTTP requests on a listener.
 #[derive(Debug, Clone)]
-pub struct Edge {
+pub struct HttpServer {
     /// Bound once by the node, so that the port outlives this edge.
     pub listener: Arc<TcpListener>,
     /// What clients may call.
@@ -97,31 +101,31 @@ pub struct Edge {
     /// Who owns the messages that could not be applied.
     pub letters: Addr<shop_actors::dead_letters::Msg>,
     /// Whose token is good.
-    pub gate: Gate,
+    pub authenticator: Authenticator,
     /// How requests that name themselves are told from each other.
     pub keys: Keys,
     /// What the node shows of its database.
-    pub books: Books,
+    pub snapshot: SnapshotApi,
     /// Who writes down what administrators do.
     pub audit: Addr<shop_actors::audit::Msg>,
     /// The other nodes and replicas, for administrators.
     pub cluster: Cluster,
     /// What health and metrics are read from.
-    pub vitals: Vitals,
+    pub vitals: Health,
     /// How much is taken on at once.
     pub limits: Limits,
     /// Closes it before the actors behind it are stopped.
-    pub doors: Doors,
+    pub shutdown: Shutdown,
 }
 
 /// Closes all edges of a shop at once, while everything behind them still works.
 #[derive(Debug, Clone, Default)]
-pub struct Doors {
+pub struct Shutdown {
     closing: CancellationToken,
     open: TaskTracker,
 }
 
-impl Doors {
+impl Shutdown {
     /// Takes no more requests, and waits until those in flight are answered.
     pub async fn close(&self) {
         self.closing.cancel();
@@ -130,25 +134,25 @@ impl Doors {
     }
 }
 
-impl Service for Edge {
-    async fn run(self, probe: Arc<Probe>, stop: CancellationToken) -> Handled {
-        let Edge { listener, doors, .. } = &self;
-        let (listener, doors) = (listener.try_clone()?, doors.clone());
+impl Service for HttpServer {
+    async fn run(self, actor_metrics: Arc<ActorMetrics>, stop: CancellationToken) -> HandlerResult {
+        let HttpServer { listener, shutdown, .. } = &self;
+        let (listener, shutdown) = (listener.try_clone()?, shutdown.clone());
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let listener = listener.tap_io(|stream| {
             stream.set_nodelay(true).ok(); // an answer is written whole
         });
         // Whoever watches would hold the doors open.
-        let closing = doors.closing.child_token();
+        let closing = shutdown.closing.child_token();
         // However this edge ends, its connections end with it: the next one stands before other owners.
         let _closes = closing.clone().drop_guard();
-        let (gate, keys) = (self.gate.clone(), self.keys.clone());
+        let (authenticator, keys) = (self.authenticator.clone(), self.keys.clone());
         let body_limit = DefaultBodyLimit::max(self.limits.body_bytes);
-        let checks = Checks { gate, keys, body_limit };
+        let checks = RequestContext { authenticator, keys, body_limit };
         // Around the router and not on its routes: there a layer is boxed, and cloned with all that are under it, for
         // every request.
-        let app = Extension(Arc::new(checks)).layer(app(self, probe, &closing));
+        let app = Extension(Arc::new(checks)).layer(app(self, actor_metrics, &closing));
         let app = MapRequestLayer::new(without_trailing_slash).layer(app);
         let app = ServiceExt::<Request>::into_make_service(app);
         let stopped = stop.clone();
@@ -159,36 +163,38 @@ impl Service for Edge {
             }
         };
         let serving = axum::serve(listener, app).with_graceful_shutdown(closed);
-        doors.open.track_future(serving.into_future()).await?;
+        shutdown.open.track_future(serving.into_future()).await?;
         stop.cancelled().await;
         Ok(())
     }
 }
 
 /// Everything that a node answers.
-fn app(edge: Edge, probe: Arc<Probe>, closing: &CancellationToken) -> Router {
-    let Edge { api, letters, books, audit, cluster, vitals, limits, .. } = edge;
+fn app(edge: HttpServer, actor_metrics: Arc<ActorMetrics>, closing: &CancellationToken) -> Router {
+    let HttpServer { api, letters, snapshot, audit, cluster, vitals, limits, .. } = edge;
     let (node, metrics) = (vitals.node, vitals.metrics.clone());
     let watched =
-        Actors::new(vitals.inspector.clone(), audit.clone(), vitals.clone(), closing.clone());
+        Actors::new(vitals.registry.clone(), audit.clone(), vitals.clone(), closing.clone());
     let admin = actors::routes(watched)
         .merge(audit::routes(audit))
         .merge(cluster::routes(cluster.clone(), closing.clone()))
         .merge(dead_letters::routes(letters))
-        .merge(books::routes(books));
+        .merge(snapshot::routes(snapshot));
     let (work, paths) = api.routes().split_for_parts();
     let (admin, admin_paths) = admin.split_for_parts();
     let (door, door_paths) = cluster::door(cluster).split_for_parts();
     let documented =
         docs::of(node).merge_from(paths).merge_from(admin_paths).merge_from(door_paths);
-    let open = operations::routes(vitals).merge(docs::routes(documented)).merge(page::routes());
-    let through = |routes: Router, places: Option<usize>, probe: Option<Arc<Probe>>| {
-        let places = places.map(Semaphore::new);
-        let room = Arc::new(Room { metrics: metrics.clone(), places, probe });
+    let open = health::routes(vitals).merge(docs::routes(documented)).merge(admin_page::routes());
+    let through = |routes: Router,
+                   permits: Option<usize>,
+                   actor_metrics: Option<Arc<ActorMetrics>>| {
+        let permits = permits.map(Semaphore::new);
+        let room = Arc::new(ConcurrencyLimit { metrics: metrics.clone(), permits, actor_metrics });
         routes.method_not_allowed_fallback(wrong_method).layer(from_fn_with_state(room, pass))
     };
     through(open.fallback(nowhere), None, None)
-        .merge(through(work, Some(limits.in_flight), Some(probe)))
+        .merge(through(work, Some(limits.in_flight), Some(actor_metrics)))
         .merge(through(admin, Some(ADMIN_IN_FLIGHT), None))
         .merge(through(door, Some(DOOR_IN_FLIGHT), None))
 }
@@ -213,16 +219,16 @@ fn without_trailing_slash(mut request: Request) -> Request {
 }
 
 /// What all requests to a group of routes pass through.
-struct Room {
+struct ConcurrencyLimit {
     metrics: Metrics,
     /// For so many at once; any number when nothing is said.
-    places: Option<Semaphore>,
+    permits: Option<Semaphore>,
     /// What measures them.
-    probe: Option<Arc<Probe>>,
+    actor_metrics: Option<Arc<ActorMetrics>>,
 }
 
 /// Gives every request an id and a trace, which its log lines and events carry, and counts it.
-async fn pass(State(room): State<Arc<Room>>, request: Request, next: Next) -> Response {
+async fn pass(State(room): State<Arc<ConcurrencyLimit>>, request: Request, next: Next) -> Response {
     let since = Instant::now();
     let id = request_id(&request);
     let shown_id = id.to_str().unwrap_or_default();
@@ -231,12 +237,12 @@ async fn pass(State(room): State<Arc<Room>>, request: Request, next: Next) -> Re
     let route = path.as_ref().map_or("none", MatchedPath::as_str);
     let caller = request.headers().get("traceparent");
     let caller = caller.and_then(|value| value.to_str().ok()?.parse().ok());
-    let mut step = Step::begin(caller, Kind::Server, format_args!("{method} {route}"));
+    let mut step = Span::begin(caller, SpanKind::Server, format_args!("{method} {route}"));
     step.set("http.request.method", method);
     step.set("http.route", route);
     step.set("request.id", shown_id);
     let counted = room.metrics.counts_requests.then(|| InFlight::begin(&room.metrics));
-    let cause = Cause { trace: step.trace(), request: Some(shown_id.into()) };
+    let context = TaskContext { trace: step.trace(), request: Some(shown_id.into()) };
     let answer = async {
         let response = AssertUnwindSafe(room.answer(method, request, next)).catch_unwind().await;
         let mut response = response.unwrap_or_else(|panic| panicked(&*panic));
@@ -254,7 +260,7 @@ async fn pass(State(room): State<Arc<Room>>, request: Request, next: Next) -> Re
         response.headers_mut().insert(REQUEST_ID, id.clone());
         response
     };
-    let response = cause.scope(answer).await;
+    let response = context.scope(answer).await;
     step.set("http.response.status_code", i64::from(response.status().as_u16()));
     match response.status() {
         status if status.is_server_error() => step.fail(status),
@@ -263,19 +269,20 @@ async fn pass(State(room): State<Arc<Room>>, request: Request, next: Next) -> Re
     response
 }
 
-impl Room {
+impl ConcurrencyLimit {
     /// Refuses work past the limit at once, rather than queueing it without end.
     async fn answer(&self, method: &'static str, request: Request, next: Next) -> Response {
         let now = Moment::now();
-        let ticket = self.probe.as_ref().map(|probe| probe.arrive(now, None));
-        let place = self.places.as_ref().map(Semaphore::try_acquire).transpose();
+        let guard =
+            self.actor_metrics.as_ref().map(|actor_metrics| actor_metrics.arrive(now, None));
+        let place = self.permits.as_ref().map(Semaphore::try_acquire).transpose();
         let Ok(_place) = place else {
-            ticket.into_iter().for_each(Ticket::reject);
+            guard.into_iter().for_each(QueueGuard::reject);
             return Failure::from(Error::Overloaded("node".into())).into_response();
         };
-        let measured = ticket.map(|ticket| ticket.open(method, Trace::current(), now));
+        let measured = guard.map(|guard| guard.open(method, SpanContext::current(), now));
         let response = next.run(request).await;
-        measured.into_iter().for_each(Handling::done);
+        measured.into_iter().for_each(ProcessingGuard::done);
         response
     }
 }
@@ -341,5 +348,5 @@ async fn wrong_method(method: Method, uri: Uri) -> Failure {
 fn panicked(panic: &(dyn std::any::Any + Send)) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no words");
-    Failure::from(Error::Bug(text.to_owned().into())).into_response()
+    Failure::from(Error::Internal(text.to_owned().into())).into_response()
 }

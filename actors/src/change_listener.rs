@@ -2,24 +2,23 @@
 
 use std::sync::Arc;
 
-use shop_persistence::lists::Listener;
+use shop_persistence::pages::NotificationListener;
 use shop_persistence::{Database, Result};
 use tokio_util::sync::CancellationToken;
 
-use crate::inspector::Probe;
-use crate::{Backoff, Handled, Service};
+use shop_runtime::{Backoff, HandlerResult, Service, registry::ActorMetrics};
 
 /// Has lists read anew that another replica of the node has changed.
 #[derive(Debug, Clone)]
-pub struct Lookout {
+pub struct ChangeListener {
     /// Whose lists.
     pub database: Database,
 }
 
-impl Service for Lookout {
-    async fn run(self, probe: Arc<Probe>, stop: CancellationToken) -> Handled {
+impl Service for ChangeListener {
+    async fn run(self, actor_metrics: Arc<ActorMetrics>, stop: CancellationToken) -> HandlerResult {
         let mut backoff = Backoff::default();
-        while let Some(Err(error)) = stop.run_until_cancelled(self.session(&probe)).await {
+        while let Some(Err(error)) = stop.run_until_cancelled(self.session(&actor_metrics)).await {
             let wait = backoff.pause();
             tracing::warn!(error = %error, retry_ms = wait.as_millis(), "the lookout hears nothing");
             stop.run_until_cancelled(tokio::time::sleep(wait)).await;
@@ -28,13 +27,13 @@ impl Service for Lookout {
     }
 }
 
-impl Lookout {
+impl ChangeListener {
     /// Listens until the connection breaks for good.
-    async fn session(&self, probe: &Arc<Probe>) -> Result<()> {
-        let mut listener = Listener::open(&self.database).await?;
+    async fn session(&self, actor_metrics: &Arc<ActorMetrics>) -> Result<()> {
+        let mut listener = NotificationListener::open(&self.database).await?;
         loop {
-            listener.hear().await?;
-            probe.measure("Change", std::future::ready(())).await;
+            listener.recv().await?;
+            actor_metrics.measure("Change", std::future::ready(())).await;
         }
     }
 }

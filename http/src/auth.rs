@@ -10,17 +10,18 @@ use deserr::Deserr;
 use foldhash::fast::RandomState;
 use moka::future::Cache;
 use serde::{Deserialize, Serialize};
-use shop_actors::{Addr, Caller, customers, users};
+use shop_actors::{Caller, customers, users};
 use shop_persistence::users::{Role, User, UserId};
-use shop_persistence::{Error, Result, date};
+use shop_persistence::{Error, Result};
+use shop_runtime::{Addr, now};
 use tokio::sync::broadcast;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::asking::send;
 use crate::body::BrokenRules;
-use crate::edge::Checks;
+use crate::client::send;
 use crate::problem::Failure;
+use crate::server::RequestContext;
 use crate::tokens::{Claims, EXPIRED, Tokens};
 
 /// How long the auth node may take to verify a token.
@@ -30,9 +31,10 @@ const VERIFY_PATIENCE: Duration = Duration::from_secs(2);
 const MOST_REMEMBERED: u64 = 100_000;
 
 const SIGN_IN: Error =
-    Error::Unauthorized("send the token that login gave you: Authorization: Bearer <token>");
+    Error::Unauthenticated("send the token that login gave you: Authorization: Bearer <token>");
 
-const STALE: Error = Error::Unauthorized("this token's user is gone or has changed; sign in again");
+const STALE: Error =
+    Error::Unauthenticated("this token's user is gone or has changed; sign in again");
 
 /// How long an administrator who was let in may look on while nobody can be asked: a database that is away is a reason
 /// to look.
@@ -43,65 +45,72 @@ const GLANCE: Duration = Duration::from_millis(250);
 
 /// Decides whose token is good.
 #[derive(Debug, Clone)]
-pub struct Gate {
-    keeper: Keeper,
+pub struct Authenticator {
+    keeper: TokenVerifier,
     /// Administrators who were let in lately, by their tokens.
     lately: Cache<Uuid, Caller>,
 }
 
 /// Who is asked about tokens.
 #[derive(Debug, Clone)]
-enum Keeper {
+enum TokenVerifier {
     /// The auth node's: it knows its users. Those who run the shop are asked for at an owner of its own, which answers
     /// while the others refuse.
     Own(Arc<Tokens>, Addr<users::Msg>, Addr<users::Msg>),
     /// Another node's: it asks the auth node.
-    Remote(Remote),
+    RemoteVerifier(RemoteVerifier),
 }
 
-impl Gate {
+impl Authenticator {
     /// The auth node's gate: it asks the owner of users, and for those who run the shop another one, which answers while
     /// the first refuses.
-    pub fn own(tokens: Arc<Tokens>, users: Addr<users::Msg>, admission: Addr<users::Msg>) -> Gate {
-        Gate { keeper: Keeper::Own(tokens, users, admission), lately: lately() }
+    pub fn own(
+        tokens: Arc<Tokens>,
+        users: Addr<users::Msg>,
+        users_admin: Addr<users::Msg>,
+    ) -> Authenticator {
+        Authenticator { keeper: TokenVerifier::Own(tokens, users, users_admin), lately: lately() }
     }
 
     /// Another node's gate: it asks the auth node.
-    pub fn remote(remote: Remote) -> Gate {
+    pub fn remote(remote: RemoteVerifier) -> Authenticator {
         let lately = remote.admins.clone();
-        Gate { keeper: Keeper::Remote(remote), lately }
+        Authenticator { keeper: TokenVerifier::RemoteVerifier(remote), lately }
     }
 
     fn tokens(&self) -> &Tokens {
         match &self.keeper {
-            Keeper::Own(tokens, ..) => tokens,
-            Keeper::Remote(remote) => &remote.tokens,
+            TokenVerifier::Own(tokens, ..) => tokens,
+            TokenVerifier::RemoteVerifier(remote) => &remote.tokens,
         }
     }
 
     /// Who brings this token, unless it is not good (any more).
-    pub async fn admit(&self, token: &str) -> Result<Caller> {
+    pub async fn authenticate(&self, token: &str) -> Result<Caller> {
         match &self.keeper {
-            Keeper::Own(tokens, users, _) => verify(tokens, users, token).await,
-            Keeper::Remote(remote) => remote.admit(token).await,
+            TokenVerifier::Own(tokens, users, _) => verify(tokens, users, token).await,
+            TokenVerifier::RemoteVerifier(remote) => remote.authenticate(token).await,
         }
     }
 
     /// The administrator who brings this token; also while all else is refused. To look on, who was let in lately need
     /// not wait for those who cannot tell now.
-    pub async fn admit_admin(&self, token: &str, looks_on: bool) -> Result<Caller> {
+    pub async fn authenticate_admin(&self, token: &str, looks_on: bool) -> Result<Caller> {
         let id = self.tokens().read(token)?.jti;
         let asked = async {
             match &self.keeper {
-                Keeper::Own(tokens, _, admission) => verify(tokens, admission, token).await,
-                Keeper::Remote(remote) => remote.admit(token).await,
+                TokenVerifier::Own(tokens, _, users_admin) => {
+                    verify(tokens, users_admin, token).await
+                }
+                TokenVerifier::RemoteVerifier(remote) => remote.authenticate(token).await,
             }
         };
         let lately = if looks_on { self.lately.get(&id).await } else { None };
         let asked = match lately {
             None => asked.await,
             Some(caller) => match tokio::time::timeout(GLANCE, asked).await {
-                Err(_) | Ok(Err(Error::Away(_) | Error::Overloaded(_) | Error::Crashed(_))) => {
+                Err(_)
+                | Ok(Err(Error::Unavailable(_) | Error::Overloaded(_) | Error::Crashed(_))) => {
                     return Ok(caller);
                 }
                 Ok(asked) => asked,
@@ -131,13 +140,13 @@ pub async fn verify(tokens: &Tokens, users: &Addr<users::Msg>, token: &str) -> R
     let claims = tokens.read(token)?;
     let found = users.ask(claims.sub, |reply| users::Msg::Find(claims.sub, reply)).await;
     match found {
-        Err(Error::Missing(_)) => Err(STALE),
-        user => admit(&claims, user?),
+        Err(Error::NotFound(_)) => Err(STALE),
+        user => authenticate(&claims, user?),
     }
 }
 
 /// A token that claims more than its user may do now is stale. One that claims less is not: the role is the user's.
-fn admit(claims: &Claims, user: User) -> Result<Caller> {
+fn authenticate(claims: &Claims, user: User) -> Result<Caller> {
     if claims.role == Role::Admin && user.role != Role::Admin {
         return Err(STALE);
     }
@@ -154,7 +163,7 @@ struct Verified {
 
 /// How a node that is not the auth node verifies tokens: each once per cache time, one request in flight per token.
 #[derive(Debug, Clone)]
-pub struct Remote {
+pub struct RemoteVerifier {
     tokens: Arc<Tokens>,
     client: reqwest::Client,
     verify_url: String,
@@ -165,7 +174,7 @@ pub struct Remote {
     customers: Addr<customers::Msg>,
 }
 
-impl Remote {
+impl RemoteVerifier {
     /// Asks the auth node at `auth_url`, and believes it for `cache_time`. With auth away, `customers` says
     /// what was heard of a user. What a user's token is worth is asked anew when that user `changed`.
     pub fn new(
@@ -174,7 +183,7 @@ impl Remote {
         cache_time: Duration,
         customers: Addr<customers::Msg>,
         mut changed: broadcast::Receiver<UserId>,
-    ) -> reqwest::Result<Remote> {
+    ) -> reqwest::Result<RemoteVerifier> {
         let client = reqwest::Client::builder()
             .timeout(VERIFY_PATIENCE)
             .connect_timeout(VERIFY_PATIENCE / 2)
@@ -204,16 +213,16 @@ impl Remote {
             }
         });
         let verify_url = format!("{}/api/v1/auth/verify", auth_url.trim_end_matches('/'));
-        Ok(Remote { tokens, client, verify_url, verified, admins, customers })
+        Ok(RemoteVerifier { tokens, client, verify_url, verified, admins, customers })
     }
 
-    async fn admit(&self, token: &str) -> Result<Caller> {
+    async fn authenticate(&self, token: &str) -> Result<Caller> {
         let verified = match self.verified.get(token).await {
             Some(verified) => verified,
             // Rare, and large: apart, it is no burden to the requests that need none of it.
             None => Box::pin(self.verify_once(token)).await?,
         };
-        match verified.ends_at > date().as_second() {
+        match verified.ends_at > now().as_second() {
             true => Ok(verified.caller),
             false => Err(EXPIRED),
         }
@@ -256,10 +265,10 @@ impl Remote {
         let id = claims.sub;
         match self.customers.ask(id, |reply| customers::Msg::Find(id, reply)).await? {
             Some(customer) if customer.deleted => Err(STALE),
-            Some(customer) => admit(claims, customer.user),
-            None => {
-                Err(Error::Away("the auth node is away, and it has not told of this user".into()))
-            }
+            Some(customer) => authenticate(claims, customer.user),
+            None => Err(Error::Unavailable(
+                "the auth node is away, and it has not told of this user".into(),
+            )),
         }
     }
 }
@@ -294,7 +303,7 @@ impl Verdict {
                 let (user_id, role, username) = (Some(id), Some(role), Some(username.to_string()));
                 Ok(Verdict { valid: true, user_id, role, username })
             }
-            Err(Error::Unauthorized(_)) => {
+            Err(Error::Unauthenticated(_)) => {
                 Ok(Verdict { valid: false, user_id: None, role: None, username: None })
             }
             Err(error) => Err(error),
@@ -304,17 +313,17 @@ impl Verdict {
 
 /// Who brings a good token; without one the answer is 401.
 #[derive(Debug)]
-pub struct Signed(pub Caller);
+pub struct Authenticated(pub Caller);
 
-impl<S: Sync> FromRequestParts<S> for Signed {
+impl<S: Sync> FromRequestParts<S> for Authenticated {
     type Rejection = Failure;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Signed, Failure> {
-        let checks = Checks::of(parts)?;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Authenticated, Failure> {
+        let checks = RequestContext::of(parts)?;
         let token = bearer(parts).ok_or(SIGN_IN)?;
-        let caller = checks.gate.admit(token).await?;
+        let caller = checks.authenticator.authenticate(token).await?;
         known(parts, &caller);
-        Ok(Signed(caller))
+        Ok(Authenticated(caller))
     }
 }
 
@@ -333,9 +342,9 @@ impl<S: Sync> FromRequestParts<S> for Admin {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Admin, Failure> {
-        let checks = Checks::of(parts)?;
+        let checks = RequestContext::of(parts)?;
         let token = bearer(parts).ok_or(SIGN_IN)?;
-        let caller = checks.gate.admit_admin(token, parts.method.is_safe()).await?;
+        let caller = checks.authenticator.authenticate_admin(token, parts.method.is_safe()).await?;
         known(parts, &caller);
         Ok(Admin(caller))
     }
@@ -349,8 +358,8 @@ impl<S: Sync> FromRequestParts<S> for NodeOrAdmin {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<NodeOrAdmin, Failure> {
-        let checks = Checks::of(parts)?;
-        if bearer(parts).is_some_and(|token| checks.gate.is_of_node(token)) {
+        let checks = RequestContext::of(parts)?;
+        if bearer(parts).is_some_and(|token| checks.authenticator.is_of_node(token)) {
             return Ok(NodeOrAdmin);
         }
         Admin::from_request_parts(parts, state).await?;
@@ -361,15 +370,15 @@ impl<S: Sync> FromRequestParts<S> for NodeOrAdmin {
 /// The right to watch, for as long as its token is good.
 #[derive(Debug)]
 pub struct Watch {
-    checks: Arc<Checks>,
+    checks: Arc<RequestContext>,
     token: String,
 }
 
 impl Watch {
     /// Whether the administrator may still watch. A gate that cannot tell now leaves it as it is.
     pub async fn goes_on(&self) -> bool {
-        let refused = self.checks.gate.admit_admin(&self.token, true).await;
-        !matches!(refused, Err(Error::Unauthorized(_) | Error::Forbidden(_)))
+        let refused = self.checks.authenticator.authenticate_admin(&self.token, true).await;
+        !matches!(refused, Err(Error::Unauthenticated(_) | Error::Forbidden(_)))
     }
 }
 
@@ -379,7 +388,7 @@ impl<S: Sync> FromRequestParts<S> for Watch {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Watch, Failure> {
         Admin::from_request_parts(parts, state).await?;
         let token = bearer(parts).ok_or(SIGN_IN)?.to_owned();
-        Ok(Watch { checks: Checks::of(parts)?, token })
+        Ok(Watch { checks: RequestContext::of(parts)?, token })
     }
 }
 

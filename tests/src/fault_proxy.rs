@@ -33,16 +33,16 @@ struct State {
 
 /// A port of 127.0.0.1 whose connections lead to another. Dropped, it is closed.
 #[derive(Debug)]
-pub struct Link {
+pub struct FaultProxy {
     name: String,
     port: u16,
     state: watch::Sender<State>,
     _accepting: AbortOnDropHandle<()>,
 }
 
-impl Link {
+impl FaultProxy {
     /// A link to the port `to`.
-    pub async fn open(name: String, to: u16) -> io::Result<Link> {
+    pub async fn open(name: String, to: u16) -> io::Result<FaultProxy> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let port = listener.local_addr()?.port();
         let (state, seen) = watch::channel(State { weather: Weather::Fair, era: 0 });
@@ -54,7 +54,7 @@ impl Link {
                 }
             }
         });
-        Ok(Link { name, port, state, _accepting: AbortOnDropHandle::new(accepting) })
+        Ok(FaultProxy { name, port, state, _accepting: AbortOnDropHandle::new(accepting) })
     }
 
     /// From where to where, for people.
@@ -167,7 +167,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3600);
 
     /// A server that sends back what it gets, and a link to it.
-    async fn link() -> Link {
+    async fn link() -> FaultProxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move {
@@ -178,10 +178,10 @@ mod tests {
                 });
             }
         });
-        Link::open("test".to_owned(), port).await.unwrap()
+        FaultProxy::open("test".to_owned(), port).await.unwrap()
     }
 
-    async fn connect(link: &Link) -> TcpStream {
+    async fn connect(link: &FaultProxy) -> TcpStream {
         TcpStream::connect(("127.0.0.1", link.port())).await.unwrap()
     }
 

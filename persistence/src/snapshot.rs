@@ -25,10 +25,13 @@ pub const FIRST_PRODUCT: ProductId = ProductId::MIN;
 
 /// What a node knows, wherever it is. A page is in ascending order of ids, begins after the id given, and is
 /// shorter than its limit only when nothing follows.
-pub trait Books: Sync {
+pub trait Snapshot: Sync {
     /// Users: on the auth node its own, elsewhere what was heard of them.
-    fn people(&self, after: UserId, limit: i64)
-    -> impl Future<Output = Result<Vec<Person>>> + Send;
+    fn users(
+        &self,
+        after: UserId,
+        limit: i64,
+    ) -> impl Future<Output = Result<Vec<UserRecord>>> + Send;
 
     /// Products, with their stock; what was sold counts as far as its movement's id lies before `before`.
     fn products(
@@ -51,7 +54,7 @@ pub trait Books: Sync {
 
 /// A user as a node knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-pub struct Person {
+pub struct UserRecord {
     /// Who.
     #[schema(value_type = Uuid)]
     pub id: UserId,
@@ -153,15 +156,15 @@ pub struct WrongTotal {
 
 /// The books of a database that this process has open.
 #[derive(Debug, Clone)]
-pub struct Own {
+pub struct LocalSnapshot {
     database: Database,
     schema: Schema,
 }
 
-impl Own {
+impl LocalSnapshot {
     /// The books of this database, which holds these tables.
-    pub fn new(database: &Database, schema: Schema) -> Own {
-        Own { database: database.clone(), schema }
+    pub fn new(database: &Database, schema: Schema) -> LocalSnapshot {
+        LocalSnapshot { database: database.clone(), schema }
     }
 }
 
@@ -174,7 +177,7 @@ const SNAPSHOT: &str = "
 const PATIENCE: Duration = Duration::from_secs(65);
 
 async fn patiently<T>(reading: impl Future<Output = Result<T>>) -> Result<T> {
-    let away = || Err(Error::Away("the database does not answer".into()));
+    let away = || Err(Error::Unavailable("the database does not answer".into()));
     tokio::time::timeout(PATIENCE, reading).await.unwrap_or_else(|_| away())
 }
 
@@ -194,14 +197,14 @@ struct PersonRow {
     deleted: bool,
 }
 
-impl From<PersonRow> for Person {
-    fn from(row: PersonRow) -> Person {
+impl From<PersonRow> for UserRecord {
+    fn from(row: PersonRow) -> UserRecord {
         let PersonRow { id, version, username, email, role, deleted } = row;
         let user = match (username, email, role) {
             (Some(username), Some(email), Some(role)) => Some(User { id, username, email, role }),
             _ => None,
         };
-        Person { id, version, user, deleted }
+        UserRecord { id, version, user, deleted }
     }
 }
 
@@ -277,19 +280,19 @@ const WRONG_TOTALS: &str = "
 
 const NEWEST_PRODUCT: &str = "select max(id) from products";
 
-impl Books for Own {
-    async fn people(&self, after: UserId, limit: i64) -> Result<Vec<Person>> {
+impl Snapshot for LocalSnapshot {
+    async fn users(&self, after: UserId, limit: i64) -> Result<Vec<UserRecord>> {
         patiently(async {
-            let people = match self.schema {
+            let users = match self.schema {
                 Schema::Auth => USERS,
                 Schema::Catalog | Schema::Order => CUSTOMERS,
             };
             let mut session = self.database.session();
             let mut tx = snapshot(&mut session).await?;
-            let rows = sqlx::query_as(people).bind(after).bind(limit).fetch_all(&mut *tx);
+            let rows = sqlx::query_as(users).bind(after).bind(limit).fetch_all(&mut *tx);
             let rows: Vec<PersonRow> = rows.await?;
             tx.commit().await?;
-            Ok(rows.into_iter().map(Person::from).collect())
+            Ok(rows.into_iter().map(UserRecord::from).collect())
         })
         .await
     }

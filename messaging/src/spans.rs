@@ -1,15 +1,16 @@
 //! An event's steps through the broker: published here, taken on another node, both of the trace that caused it.
 
 use shop_persistence::outbox::Waiting;
-use shop_persistence::{Kind, Step};
+use shop_runtime::{Span, SpanKind};
 
-use crate::translate::name;
+use crate::subscriptions::name;
 use crate::{Broker, Delivery, topology};
 
 /// Begins to publish an event. The step ends when the broker has confirmed it.
-pub fn publish(event: &Waiting, broker: &Broker) -> Step {
-    let cause = event.traceparent.as_deref().and_then(|traceparent| traceparent.parse().ok());
-    let mut step = Step::begin(cause, Kind::Producer, format_args!("publish {}", event.event));
+pub fn publish(event: &Waiting, broker: &Broker) -> Span {
+    let context = event.traceparent.as_deref().and_then(|traceparent| traceparent.parse().ok());
+    let mut step =
+        Span::begin(context, SpanKind::Producer, format_args!("publish {}", event.event));
     let (exchange, routing_key) = topology::route(&event.event);
     let destination = if exchange.is_empty() { routing_key } else { exchange };
     step.set("messaging.system", broker.system());
@@ -23,16 +24,17 @@ pub fn publish(event: &Waiting, broker: &Broker) -> Step {
 #[derive(Debug)]
 pub struct Taken {
     pub delivery: Delivery,
-    pub step: Step,
+    pub step: Span,
 }
 
 impl Taken {
     /// Goes on with the message's trace; one that came without starts one.
     pub fn new(delivery: Delivery, queue: &str, broker: &Broker) -> Taken {
         let message = &delivery.message;
-        let cause = message.traceparent.as_deref().and_then(|traceparent| traceparent.parse().ok());
+        let context =
+            message.traceparent.as_deref().and_then(|traceparent| traceparent.parse().ok());
         let mut step =
-            Step::begin(cause, Kind::Consumer, format_args!("consume {}", name(message)));
+            Span::begin(context, SpanKind::Consumer, format_args!("consume {}", name(message)));
         step.set("messaging.system", broker.system());
         step.set("messaging.operation.type", "process");
         step.set("messaging.destination.name", queue);

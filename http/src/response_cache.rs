@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use moka::future::Cache;
-use shop_actors::Addr;
 use shop_actors::catalog::Msg;
 use shop_persistence::Result;
-use shop_persistence::catalog::{CategoryId, Place, ProductId};
-use shop_persistence::lists::{Changes, Part};
+use shop_persistence::catalog::{CategoryCursor, CategoryId, ProductId};
+use shop_persistence::pages::{ChangeCounter, PageRequest};
+use shop_runtime::Addr;
 use uuid::Uuid;
 
 use crate::pages::{Page, WHOLE};
@@ -25,11 +25,11 @@ const OLDEST: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum List {
     /// Categories, each parent before its children.
-    Categories(Part<Place>),
+    Categories(PageRequest<CategoryCursor>),
     /// Products.
-    Products(Part<ProductId>),
+    Products(PageRequest<ProductId>),
     /// The products of one category.
-    ProductsOf(CategoryId, Part<ProductId>),
+    ProductsOf(CategoryId, PageRequest<ProductId>),
 }
 
 impl List {
@@ -46,24 +46,24 @@ impl List {
 
 /// The lists, and who owns what stands in them. Every request has a clone.
 #[derive(Debug, Clone)]
-pub struct Lists(Arc<Kept>);
+pub struct ResponseCache(Arc<Kept>);
 
 #[derive(Debug)]
 struct Kept {
     catalog: Addr<Msg>,
-    changes: Changes,
+    changes: ChangeCounter,
     /// As they were at this count of changes: what is out of date is never looked up again.
     ready: Cache<(List, u64), Arc<Page>, RandomState>,
 }
 
-impl Lists {
+impl ResponseCache {
     /// The lists of this owner, who tells of these changes.
-    pub fn new(catalog: &Addr<Msg>, changes: &Changes) -> Lists {
+    pub fn new(catalog: &Addr<Msg>, changes: &ChangeCounter) -> ResponseCache {
         let weight = |_: &_, page: &Arc<Page>| u32::try_from(page.weight()).unwrap_or(u32::MAX);
         let ready = Cache::builder().max_capacity(MOST_KEPT).weigher(weight).time_to_live(OLDEST);
         let (catalog, changes) = (catalog.clone(), changes.clone());
         let ready = ready.build_with_hasher(RandomState::default());
-        Lists(Arc::new(Kept { catalog, changes, ready }))
+        ResponseCache(Arc::new(Kept { catalog, changes, ready }))
     }
 
     /// A page, as it is now: kept, or rendered once for all who ask meanwhile.

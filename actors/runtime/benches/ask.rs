@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use futures::future::join_all;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
-use shop_actors::inspector::Inspector;
-use shop_actors::{Addr, Handled, Me, Owner, Reply, answer, hire};
+use ractor::{ActorProcessingErr, ActorRef};
+use shop_runtime::registry::ActorRegistry;
+use shop_runtime::{Actor, ActorContext, Addr, HandlerResult, Reply, respond, spawn_actor};
 use strum::IntoStaticStr;
 use tokio::runtime::Runtime;
 
@@ -21,19 +21,19 @@ enum Msg {
     Told(u64, Option<Reply<u64>>),
 }
 
-impl Owner for Prompt {
+impl Actor for Prompt {
     type Msg = Msg;
 
-    async fn handle(&mut self, me: &Me<Msg>, message: Msg) -> Handled {
+    async fn handle(&mut self, me: &ActorContext<Msg>, message: Msg) -> HandlerResult {
         match message {
-            Msg::Ask(reply) => answer(reply, Ok(42)),
+            Msg::Ask(reply) => respond(reply, Ok(42)),
             Msg::Tell(count, reply) => {
                 (1..count).for_each(|number| me.tell(Msg::Told(number, None)));
                 me.tell(Msg::Told(count, Some(reply)));
                 Ok(())
             }
             Msg::Told(number, reply) => match reply {
-                Some(reply) => answer(reply, Ok(number)),
+                Some(reply) => respond(reply, Ok(number)),
                 None => Ok(()),
             },
         }
@@ -43,7 +43,7 @@ impl Owner for Prompt {
 /// Whoever starts an owner needs one.
 struct Supervisor;
 
-impl Actor for Supervisor {
+impl ractor::Actor for Supervisor {
     type Msg = ();
     type State = ();
     type Arguments = ();
@@ -54,9 +54,10 @@ impl Actor for Supervisor {
 }
 
 async fn prompt() -> Addr<Msg> {
-    let addr = Addr::new(&Inspector::new("bench"), "prompt", 1, 100_000, Duration::from_secs(60));
-    let (supervisor, _) = Actor::spawn(None, Supervisor, ()).await.expect("a supervisor");
-    hire(Prompt, &addr.mailboxes()[0], supervisor.get_cell()).await.expect("an owner");
+    let addr =
+        Addr::new(&ActorRegistry::new("bench"), "prompt", 1, 100_000, Duration::from_secs(60));
+    let (supervisor, _) = ractor::Actor::spawn(None, Supervisor, ()).await.expect("a supervisor");
+    spawn_actor(Prompt, &addr.mailboxes()[0], supervisor.get_cell()).await.expect("an owner");
     addr
 }
 

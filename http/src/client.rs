@@ -3,11 +3,11 @@
 use std::fmt::Display;
 
 use reqwest::{RequestBuilder, Response, Result};
-use shop_persistence::{Kind, Step, Trace};
+use shop_runtime::{Span, SpanContext, SpanKind};
 
 /// Sends it as a step of the trace that the running task works for, which goes on over there.
 pub async fn send(request: RequestBuilder, name: impl Display) -> Result<Response> {
-    let step = Step::begin(Trace::current(), Kind::Client, name);
+    let step = Span::begin(SpanContext::current(), SpanKind::Client, name);
     let answer = request.header("traceparent", step.trace().to_string()).send().await;
     step.settle(&answer);
     answer

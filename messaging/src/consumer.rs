@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shop_actors::inspector::{Handling, Probe};
-use shop_actors::{Backoff, Handled, Metrics, Service};
-use shop_persistence::{At, Error, Event};
+use shop_actors::Metrics;
+use shop_persistence::{Error, Event};
+use shop_runtime::registry::{ActorMetrics, ProcessingGuard};
+use shop_runtime::{Backoff, Failpoint, HandlerResult, Service};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::traced::Taken;
-use crate::translate::{Desk, News, name, translate};
-use crate::{Consumer, Delivery, Link, Result};
+use crate::spans::Taken;
+use crate::subscriptions::{News, Subscription, name, translate};
+use crate::{Connection, Deliveries, Delivery, Result};
 
 /// After a batch of few, more are let gather for a moment: a transaction costs as much as many messages.
 const FEW: usize = 16;
@@ -22,30 +23,30 @@ const MOST_BYTES: usize = 256 << 10;
 
 /// Hands one queue's messages to their owner, in batches of what waits.
 #[derive(Debug, Clone)]
-pub struct Intake {
+pub struct Consumer {
     /// The queue, by its logical name.
     pub queue: &'static str,
     /// Whom its messages are for.
-    pub desk: Desk,
+    pub subscription: Subscription,
     /// Where from.
-    pub link: Link,
+    pub connection: Connection,
     /// At most so many messages are taken and not yet acknowledged.
     pub prefetch: u16,
     /// A message that ended its owner goes to the dead letters when it was handed out so often before.
-    pub most_tries: u32,
+    pub max_attempts: u32,
     /// Counts what was consumed.
     pub metrics: Metrics,
 }
 
-impl Service for Intake {
-    async fn run(self, probe: Arc<Probe>, stop: CancellationToken) -> Handled {
+impl Service for Consumer {
+    async fn run(self, actor_metrics: Arc<ActorMetrics>, stop: CancellationToken) -> HandlerResult {
         let mut backoff = Backoff::default();
-        let session = || stop.run_until_cancelled(self.session(&probe));
-        while let Some(Err(error)) = session().at("intake: session").await {
+        let session = || stop.run_until_cancelled(self.session(&actor_metrics));
+        while let Some(Err(error)) = session().failpoint("intake: session").await {
             let wait = backoff.pause();
             let queue = self.queue;
             tracing::warn!(%error, queue, retry_ms = wait.as_millis(), "the intake lost its connection");
-            stop.run_until_cancelled(tokio::time::sleep(wait)).at("intake: pause").await;
+            stop.run_until_cancelled(tokio::time::sleep(wait)).failpoint("intake: pause").await;
         }
         Ok(())
     }
@@ -57,18 +58,18 @@ struct Readable {
     news: News,
 }
 
-impl Intake {
+impl Consumer {
     /// Consumes over one connection until it breaks. To cut it off anywhere is harmless: what was not
     /// acknowledged comes again, and owners hear everything once.
-    async fn session(&self, probe: &Arc<Probe>) -> Result<()> {
-        self.link.up().at("intake: link").await;
-        let consumer = self.link.broker().consumer(self.queue, self.prefetch);
-        let mut consumer = consumer.at("intake: open consumer").await?;
+    async fn session(&self, actor_metrics: &Arc<ActorMetrics>) -> Result<()> {
+        self.connection.up().failpoint("intake: link").await;
+        let consumer = self.connection.broker().consume(self.queue, self.prefetch);
+        let mut consumer = consumer.failpoint("intake: open consumer").await?;
         let most = usize::from(self.prefetch).div_ceil(2); // the other half comes meanwhile
         let mut rested = Instant::now();
         loop {
-            tokio::time::sleep_until(rested).at("intake: rest").await;
-            let mut batch = vec![consumer.next().at("intake: next").await?];
+            tokio::time::sleep_until(rested).failpoint("intake: rest").await;
+            let mut batch = vec![consumer.next().failpoint("intake: next").await?];
             let mut bytes = batch[0].message.body.len();
             while batch.len() < most
                 && bytes < MOST_BYTES
@@ -80,20 +81,22 @@ impl Intake {
             if batch.len() < FEW {
                 rested = Instant::now() + REST;
             }
-            let measured = measured(probe, &batch);
+            let measured = measured(actor_metrics, &batch);
             self.work_off(&mut consumer, batch).await?;
-            measured.into_iter().for_each(Handling::done);
+            measured.into_iter().for_each(ProcessingGuard::done);
         }
     }
 
-    async fn work_off(&self, consumer: &mut Consumer, batch: Vec<Delivery>) -> Result<()> {
+    async fn work_off(&self, consumer: &mut Deliveries, batch: Vec<Delivery>) -> Result<()> {
         let mut readable = vec![];
         for delivery in batch {
-            let taken = Taken::new(delivery, self.queue, self.link.broker());
+            let taken = Taken::new(delivery, self.queue, self.connection.broker());
             match translate(&taken.delivery.message) {
-                Ok(news) if self.desk.takes(&news) => readable.push(Readable { taken, news }),
-                Ok(_) => self.park(consumer, taken, "not an event for this queue").await?,
-                Err(why) => self.park(consumer, taken, &why.to_string()).await?,
+                Ok(news) if self.subscription.takes(&news) => {
+                    readable.push(Readable { taken, news })
+                }
+                Ok(_) => self.dead_letter(consumer, taken, "not an event for this queue").await?,
+                Err(why) => self.dead_letter(consumer, taken, &why.to_string()).await?,
             }
         }
         // Whatever comes again may be what ended an owner. It is told by itself, so that it takes nobody with it.
@@ -108,7 +111,7 @@ impl Intake {
     /// Tells the owner of all of them at once. When that fails, one of them is the culprit, to be found among the many
     /// so that it holds up nothing behind it: by halves, the earlier half first, because order counts. What ends its
     /// owner is found one by one instead: owners are dearer than transactions.
-    async fn settle_all(&self, consumer: &mut Consumer, fresh: Vec<Readable>) -> Result<()> {
+    async fn settle_all(&self, consumer: &mut Deliveries, fresh: Vec<Readable>) -> Result<()> {
         let mut parts = vec![fresh]; // the earliest on top
         while let Some(mut part) = parts.pop() {
             if part.len() < 2 {
@@ -123,7 +126,7 @@ impl Intake {
                     let first = part[0].taken.step.trace();
                     part[1..].iter_mut().for_each(|one| one.taken.step.link(first));
                     let last = part[part.len() - 1].taken.delivery.tag;
-                    consumer.ack_up_to(last).at("intake: acknowledge all").await?; // all before it are settled
+                    consumer.ack_up_to(last).failpoint("intake: acknowledge all").await?; // all before it are settled
                     part.into_iter().for_each(|one| one.taken.step.done());
                 }
                 Err(Error::Crashed(_)) => parts.extend(part.into_iter().rev().map(|one| vec![one])),
@@ -137,29 +140,29 @@ impl Intake {
     }
 
     /// Tells the owner of one message, which then is done, comes again, or never will be done.
-    async fn settle(&self, consumer: &mut Consumer, one: Readable) -> Result<()> {
+    async fn settle(&self, consumer: &mut Deliveries, one: Readable) -> Result<()> {
         let outcome = self.tell(std::slice::from_ref(&one)).await;
         let Readable { taken, .. } = one;
         match outcome {
             Ok(()) => {
                 self.count(1);
-                consumer.ack(taken.delivery.tag).at("intake: acknowledge").await?;
+                consumer.ack(taken.delivery.tag).failpoint("intake: acknowledge").await?;
                 taken.step.done();
                 Ok(())
             }
-            Err(error @ Error::Crashed(_)) if taken.delivery.tries < self.most_tries => {
+            Err(error @ Error::Crashed(_)) if taken.delivery.tries < self.max_attempts => {
                 let (queue, tries) = (self.queue, taken.delivery.tries);
                 let ended = || tracing::warn!(queue, tries, "a message ended its owner");
                 taken.step.trace().in_scope(ended);
-                consumer.retry(taken.delivery.tag).at("intake: retry").await?;
+                consumer.retry(taken.delivery.tag).failpoint("intake: retry").await?;
                 taken.step.fail(error);
                 Ok(())
             }
             Err(Error::Crashed(owner)) => {
                 let reason = format!("it ended the owner of {owner} whenever it was tried");
-                self.park(consumer, taken, &reason).await
+                self.dead_letter(consumer, taken, &reason).await
             }
-            Err(error) => self.park(consumer, taken, &error.to_string()).await,
+            Err(error) => self.dead_letter(consumer, taken, &error.to_string()).await,
         }
     }
 
@@ -170,20 +173,25 @@ impl Intake {
         let mut backoff = Backoff::default();
         loop {
             let news = part.iter().map(|readable| readable.news.clone()).collect();
-            match first.go_on(self.desk.tell(news)).at("intake: tell").await {
-                Err(error @ (Error::Away(_) | Error::Overloaded(_))) => {
+            match first.go_on(self.subscription.tell(news)).failpoint("intake: tell").await {
+                Err(error @ (Error::Unavailable(_) | Error::Overloaded(_))) => {
                     let wait = backoff.pause();
                     let (queue, retry_ms) = (self.queue, wait.as_millis());
                     let waits = || tracing::warn!(%error, queue, retry_ms, "the intake waits");
                     first.step.trace().in_scope(waits);
-                    tokio::time::sleep(wait).at("intake: wait").await;
+                    tokio::time::sleep(wait).failpoint("intake: wait").await;
                 }
                 outcome => return outcome,
             }
         }
     }
 
-    async fn park(&self, consumer: &mut Consumer, taken: Taken, reason: &str) -> Result<()> {
+    async fn dead_letter(
+        &self,
+        consumer: &mut Deliveries,
+        taken: Taken,
+        reason: &str,
+    ) -> Result<()> {
         let Taken { delivery, step } = taken;
         let (queue, id) = (self.queue, delivery.message.id.as_deref());
         step.trace().in_scope(|| {
@@ -194,7 +202,7 @@ impl Intake {
                 "a message is parked among the dead letters"
             );
         });
-        consumer.park(delivery, reason).at("intake: park").await?;
+        consumer.dead_letter(delivery, reason).failpoint("intake: park").await?;
         step.fail(reason);
         self.metrics.dead_lettered.with_label_values(&[self.queue]).inc();
         Ok(())
@@ -206,11 +214,11 @@ impl Intake {
 }
 
 /// The measures of the deliveries of a batch.
-fn measured(probe: &Arc<Probe>, batch: &[Delivery]) -> Vec<Handling> {
+fn measured(actor_metrics: &Arc<ActorMetrics>, batch: &[Delivery]) -> Vec<ProcessingGuard> {
     let now = Instant::now();
     let measured = |Delivery { message, .. }: &Delivery| {
         let trace = message.traceparent.as_deref().and_then(|trace| trace.parse().ok());
-        probe.arrive(now, None).open(Event::known(name(message)), trace, now)
+        actor_metrics.arrive(now, None).open(Event::known(name(message)), trace, now)
     };
     batch.iter().map(measured).collect()
 }

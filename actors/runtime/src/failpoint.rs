@@ -1,44 +1,44 @@
 //! Crash points: every await on the way of a change has a name, at which a test can end the process or the actor. Only tests
-//! compile them (feature `crash-points`); in the shop that is shipped, `future.at("…")` is `future`.
+//! compile them (feature `failpoints`); in the shop that is shipped, `future.at("…")` is `future`.
 
 use std::future::{Future, IntoFuture};
 
 /// Names an await.
-pub trait At: IntoFuture + Sized {
+pub trait Failpoint: IntoFuture + Sized {
     /// The same future, at a point of this name: the path that it lies on, and what it does. A test may have the process or
     /// the actor die when it is done, before anything else is. (To die before it is to die after the await before.)
-    fn at(self, point: &'static str) -> impl Future<Output = Self::Output>;
+    fn failpoint(self, point: &'static str) -> impl Future<Output = Self::Output>;
 }
 
-#[cfg(not(feature = "crash-points"))]
-impl<F: IntoFuture> At for F {
+#[cfg(not(feature = "failpoints"))]
+impl<F: IntoFuture> Failpoint for F {
     #[inline(always)]
-    fn at(self, _: &'static str) -> impl Future<Output = F::Output> {
+    fn failpoint(self, _: &'static str) -> impl Future<Output = F::Output> {
         self.into_future()
     }
 }
 
-#[cfg(feature = "crash-points")]
-impl<F: IntoFuture> At for F {
-    async fn at(self, point: &'static str) -> F::Output {
+#[cfg(feature = "failpoints")]
+impl<F: IntoFuture> Failpoint for F {
+    async fn failpoint(self, point: &'static str) -> F::Output {
         let output = self.await;
         armed::passed(point);
         output
     }
 }
 
-#[cfg(feature = "crash-points")]
-pub use armed::{Victim, arm, is_armed};
+#[cfg(feature = "failpoints")]
+pub use armed::{FailAction, arm, is_armed};
 
 /// Where the next death is.
-#[cfg(feature = "crash-points")]
+#[cfg(feature = "failpoints")]
 mod armed {
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
     use std::sync::{Mutex, PoisonError};
 
     /// Who dies.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub enum Victim {
+    pub enum FailAction {
         /// The process, and nothing is cleaned up, as by `kill -9`.
         Process,
         /// The actor: it panics.
@@ -46,10 +46,10 @@ mod armed {
     }
 
     static ANY: AtomicBool = AtomicBool::new(false);
-    static ARMED: Mutex<Option<(String, Victim)>> = Mutex::new(None);
+    static ARMED: Mutex<Option<(String, FailAction)>> = Mutex::new(None);
 
     /// Whoever passes this point next, dies.
-    pub fn arm(point: &str, victim: Victim) {
+    pub fn arm(point: &str, victim: FailAction) {
         *ARMED.lock().unwrap_or_else(PoisonError::into_inner) = Some((point.to_owned(), victim));
         ANY.store(true, Relaxed);
     }
@@ -68,8 +68,8 @@ mod armed {
         ANY.store(false, Relaxed);
         drop(armed);
         match victim {
-            Victim::Process => std::process::abort(),
-            Victim::Actor => panic!("it was to die at the crash point {point:?}"),
+            FailAction::Process => std::process::abort(),
+            FailAction::Actor => panic!("it was to die at the crash point {point:?}"),
         }
     }
 }

@@ -4,12 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::registry::{Action, ActorKind, ActorMetrics, ActorRegistry, Control, Phase};
+use crate::{Actor, Backoff, Mailbox, Service, now, spawn_actor, spawn_service};
 use futures::future::BoxFuture;
 use jiff::SignedDuration;
-use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
-use shop_actors::inspector::{Action, Inspector, Kind, Phase, Probe, Steering};
-use shop_actors::{Backoff, Mailbox, Owner, Service, hire, launch};
-use shop_persistence::date;
+use ractor::{ActorCell, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::time::Instant;
 
 /// How long a child may take to end in good order before it is cut off.
@@ -20,7 +19,7 @@ const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often a child may die before its supervisor gives up.
 #[derive(Debug, Clone, Copy)]
-pub struct Intensity {
+pub struct RestartIntensity {
     /// At so many deaths.
     pub deaths: usize,
     /// Within so long.
@@ -35,9 +34,9 @@ pub struct Policy {
     /// The longest wait. A child that has run for twice as long is stable: the next wait is the first again.
     pub longest_wait: Duration,
     /// What is too often for an actor.
-    pub actors: Intensity,
+    pub actors: RestartIntensity,
     /// What is too often for a branch: its death stands for many.
-    pub branches: Intensity,
+    pub branches: RestartIntensity,
 }
 
 /// Who else is started again when a child has died.
@@ -53,80 +52,81 @@ type Started = Result<ActorCell, SpawnErr>;
 
 /// Something to keep running: how it is started, also anew, and what an administrator may do with it.
 pub struct Child {
-    probe: Arc<Probe>,
+    actor_metrics: Arc<ActorMetrics>,
     /// What lies below it, if it is a supervisor itself.
-    branch: Option<Inspector>,
-    steering: Option<Steering>,
+    branch: Option<ActorRegistry>,
+    steering: Option<Control>,
     start: Box<dyn Fn(ActorCell) -> BoxFuture<'static, Started> + Send + Sync>,
 }
 
 impl Child {
     /// A child that `start` starts under the supervisor given to it.
     fn new<F>(
-        probe: &Arc<Probe>,
-        start: impl Fn(Arc<Probe>, ActorCell) -> F + Send + Sync + 'static,
+        actor_metrics: &Arc<ActorMetrics>,
+        start: impl Fn(Arc<ActorMetrics>, ActorCell) -> F + Send + Sync + 'static,
     ) -> Child
     where
         F: Future<Output = Started> + Send + 'static,
     {
-        let (probe, measures) = (probe.clone(), probe.clone());
+        let (actor_metrics, measures) = (actor_metrics.clone(), actor_metrics.clone());
         let start = move |supervisor| -> BoxFuture<'static, Started> {
             Box::pin(start(measures.clone(), supervisor))
         };
-        Child { probe, branch: None, steering: Some(Steering::All), start: Box::new(start) }
+        Child { actor_metrics, branch: None, steering: Some(Control::All), start: Box::new(start) }
     }
 
     /// An owner, who empties this mailbox.
-    pub fn owner<O: Owner>(
+    pub fn owner<O: Actor>(
         mailbox: &Arc<Mailbox<O::Msg>>,
         make: impl Fn() -> O + Send + Sync + 'static,
     ) -> Child {
         let emptied = mailbox.clone();
-        Child::new(mailbox.probe(), move |_, supervisor| {
+        Child::new(mailbox.actor_metrics(), move |_, supervisor| {
             let (owner, mailbox) = (make(), emptied.clone());
-            async move { hire(owner, &mailbox, supervisor).await }
+            async move { spawn_actor(owner, &mailbox, supervisor).await }
         })
     }
 
     /// A service, which has `grace` to end in good order.
     pub fn service<S: Service + Clone + Sync>(
-        probe: &Arc<Probe>,
+        actor_metrics: &Arc<ActorMetrics>,
         grace: Duration,
         service: S,
     ) -> Child {
-        Child::new(probe, move |probe, supervisor| {
+        Child::new(actor_metrics, move |actor_metrics, supervisor| {
             let service = service.clone();
-            async move { launch(service, &probe, grace, supervisor).await }
+            async move { spawn_service(service, &actor_metrics, grace, supervisor).await }
         })
     }
 
     /// The same, but administrators may only have it started afresh.
     pub fn restart_only(self) -> Child {
-        Child { steering: Some(Steering::Restart), ..self }
+        Child { steering: Some(Control::Restart), ..self }
     }
 
     /// The same, but it runs as long as its supervisor does.
-    pub fn unsteered(self) -> Child {
+    pub fn uncontrolled(self) -> Child {
         Child { steering: None, ..self }
     }
 
     /// A child that is itself a supervisor, of the children that `children` makes at each start.
     pub fn branch(
-        branch: &Inspector,
+        branch: &ActorRegistry,
         strategy: Strategy,
         policy: Policy,
-        children: impl Fn() -> anyhow::Result<Vec<Child>> + Send + Sync + 'static,
+        children: impl Fn() -> Result<Vec<Child>, ActorProcessingErr> + Send + Sync + 'static,
     ) -> Child {
-        let probe = branch.probe(Kind::Supervisor, None, 1);
-        let start = move |probe, supervisor| {
-            let children = children().map_err(|error| SpawnErr::StartupFailed(error.into()));
+        let actor_metrics = branch.actor_metrics(ActorKind::Supervisor, None, 1);
+        let start = move |actor_metrics, supervisor| {
+            let children = children().map_err(|error| SpawnErr::StartupFailed(error));
             async move {
-                let branch = Supervisor { probe, strategy, policy };
-                let (branch, _) = Actor::spawn_linked(None, branch, children?, supervisor).await?;
+                let branch = Supervisor { actor_metrics, strategy, policy };
+                let (branch, _) =
+                    ractor::Actor::spawn_linked(None, branch, children?, supervisor).await?;
                 Ok(branch.get_cell())
             }
         };
-        Child { branch: Some(branch.clone()), ..Child::new(&probe, start).restart_only() }
+        Child { branch: Some(branch.clone()), ..Child::new(&actor_metrics, start).restart_only() }
     }
 }
 
@@ -135,7 +135,7 @@ impl Child {
 /// root, ends the process.
 pub struct Supervisor {
     /// Its own measures, which know its place in the tree.
-    pub probe: Arc<Probe>,
+    pub actor_metrics: Arc<ActorMetrics>,
     /// Who else is started again.
     pub strategy: Strategy,
     /// When, and when no more.
@@ -150,7 +150,7 @@ pub enum Msg {
     /// An administrator wants this of a child, for a reason.
     Steer(usize, Action, String),
     /// This child was killed a while ago.
-    Forsake(usize, ActorId),
+    KillTimeout(usize, ActorId),
 }
 
 /// A child and its life.
@@ -160,14 +160,14 @@ pub struct Kept {
     backoff: Backoff,
     deaths: VecDeque<Instant>,
     /// What becomes of it when it ends.
-    then: Then,
+    then: ExitIntent,
     /// Whether a start is due already.
     start_is_due: bool,
 }
 
 /// What becomes of a child when it ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Then {
+enum ExitIntent {
     /// Nobody asked it to: it died.
     Died,
     /// It is started afresh, as an administrator wants for this reason.
@@ -180,11 +180,11 @@ impl Kept {
     fn new(child: Child, policy: Policy) -> Kept {
         let backoff = Backoff::new(policy.first_wait, policy.longest_wait);
         let deaths = VecDeque::new();
-        Kept { child, cell: None, backoff, deaths, then: Then::Died, start_is_due: false }
+        Kept { child, cell: None, backoff, deaths, then: ExitIntent::Died, start_is_due: false }
     }
 
-    fn probe(&self) -> &Arc<Probe> {
-        &self.child.probe
+    fn actor_metrics(&self) -> &Arc<ActorMetrics> {
+        &self.child.actor_metrics
     }
 
     fn is_away(&self) -> bool {
@@ -193,8 +193,8 @@ impl Kept {
 
     /// Notes a death; whether there were too many lately.
     fn died(&mut self, policy: &Policy) -> bool {
-        let Intensity { deaths, window } = match self.probe().kind() {
-            Kind::Supervisor => policy.branches,
+        let RestartIntensity { deaths, window } = match self.actor_metrics().kind() {
+            ActorKind::Supervisor => policy.branches,
             _ => policy.actors,
         };
         self.deaths.push_back(Instant::now());
@@ -204,18 +204,18 @@ impl Kept {
 
     /// Ends it after what is already asked of it is done.
     async fn end(&mut self) {
-        let probe = self.child.probe.clone();
+        let actor_metrics = self.child.actor_metrics.clone();
         let Some(cell) = self.cell.take() else { return };
-        probe.pause(false); // whoever is paused would never come to an end
+        actor_metrics.pause(false); // whoever is paused would never come to an end
         if cell.drain_and_wait(Some(2 * GRACE)).await.is_err() {
-            tracing::warn!(actor = probe.path(), "cut off");
+            tracing::warn!(actor = actor_metrics.path(), "cut off");
             cell.kill();
         }
         match self.then {
-            Then::Stays(phase) => probe.enter(phase),
+            ExitIntent::Stays(phase) => actor_metrics.enter(phase),
             _ => {
-                self.then = Then::Died;
-                probe.enter(Phase::Stopped);
+                self.then = ExitIntent::Died;
+                actor_metrics.enter(Phase::Stopped);
             }
         }
     }
@@ -250,23 +250,25 @@ impl Supervisor {
         index: usize,
     ) -> Result<(), ActorProcessingErr> {
         let must_wait = self.strategy == Strategy::RestForOne
-            && kept[..index].iter().any(|before| before.is_away() && before.then == Then::Died);
-        if must_wait || !kept[index].is_away() || matches!(kept[index].then, Then::Stays(_)) {
+            && kept[..index]
+                .iter()
+                .any(|before| before.is_away() && before.then == ExitIntent::Died);
+        if must_wait || !kept[index].is_away() || matches!(kept[index].then, ExitIntent::Stays(_)) {
             return Ok(());
         }
-        kept[index].probe().enter(Phase::Starting);
+        kept[index].actor_metrics().enter(Phase::Starting);
         match (kept[index].child.start)(me.get_cell()).await {
             Ok(cell) => {
                 kept[index].cell = Some(cell);
-                kept[index].probe().enter(Phase::Running);
+                kept[index].actor_metrics().enter(Phase::Running);
                 Ok(())
             }
-            Err(error) => self.bury(me, kept, index, &error.to_string()).await,
+            Err(error) => self.on_exit(me, kept, index, &error.to_string()).await,
         }
     }
 
     /// What becomes of a child that has ended.
-    async fn bury(
+    async fn on_exit(
         &self,
         me: &ActorRef<Msg>,
         kept: &mut [Kept],
@@ -277,11 +279,11 @@ impl Supervisor {
         if let Some(branch) = &kept[index].child.branch {
             branch.end(); // a branch that dies takes all with it, at once
         }
-        let then = std::mem::replace(&mut kept[index].then, Then::Died);
-        let actor = kept[index].probe().path().to_owned();
-        if let Then::Stays(phase) = then {
-            kept[index].probe().enter(phase);
-            kept[index].then = Then::Stays(phase);
+        let then = std::mem::replace(&mut kept[index].then, ExitIntent::Died);
+        let actor = kept[index].actor_metrics().path().to_owned();
+        if let ExitIntent::Stays(phase) = then {
+            kept[index].actor_metrics().enter(phase);
+            kept[index].then = ExitIntent::Stays(phase);
             tracing::warn!(actor, phase = ?phase, "an actor ended, as an administrator wanted");
             return Ok(());
         }
@@ -291,36 +293,36 @@ impl Supervisor {
             }
         }
         let kept = &mut kept[index];
-        if let Then::Restarts(reason) = then {
-            kept.probe().pause(false);
-            kept.probe().close(false);
-            kept.probe().fail(&format!("restarted by an administrator: {reason}"));
+        if let ExitIntent::Restarts(reason) = then {
+            kept.actor_metrics().pause(false);
+            kept.actor_metrics().close(false);
+            kept.actor_metrics().fail(&format!("restarted by an administrator: {reason}"));
             tracing::warn!(actor, reason, "an actor is started afresh, as an administrator wanted");
             kept.start_is_due = true;
             me.send_message(Msg::Start(index)).ok();
             return Ok(());
         }
-        kept.probe().fail(reason);
+        kept.actor_metrics().fail(reason);
         if kept.died(&self.policy) {
-            let (deaths, kind) = (kept.deaths.len(), kept.probe().kind());
+            let (deaths, kind) = (kept.deaths.len(), kept.actor_metrics().kind());
             let reason =
                 format!("{actor} died {deaths} times in a short time, at last of: {reason}");
             tracing::error!(actor, reason, ?kind, "its supervisor gives up");
-            kept.probe().enter(Phase::Stopped);
+            kept.actor_metrics().enter(Phase::Stopped);
             return Err(reason.into());
         }
         let wait = kept.backoff.pause();
         tracing::error!(actor, reason, restart_ms = wait.as_millis(), "an actor died");
         let wait_from_now = SignedDuration::try_from(wait).unwrap_or_default();
-        let next_try_at = date().saturating_add(wait_from_now).unwrap_or_else(|_| date());
-        kept.probe().enter(Phase::Restarting(next_try_at));
+        let next_try_at = now().saturating_add(wait_from_now).unwrap_or_else(|_| now());
+        kept.actor_metrics().enter(Phase::Restarting(next_try_at));
         kept.start_is_due = true;
         drop(me.send_after(wait, move || Msg::Start(index)));
         Ok(())
     }
 
     /// Does what an administrator wants of a child.
-    async fn steer(
+    async fn control(
         &self,
         me: &ActorRef<Msg>,
         kept: &mut [Kept],
@@ -329,59 +331,60 @@ impl Supervisor {
         reason: String,
     ) -> Result<(), ActorProcessingErr> {
         let child = &mut kept[index];
-        let probe = child.probe().clone();
-        let is_owner = probe.kind() == Kind::Owner;
+        let actor_metrics = child.actor_metrics().clone();
+        let is_owner = actor_metrics.kind() == ActorKind::Actor;
         match action {
             Action::Restart => {
                 let Some(cell) = child.cell.clone() else {
-                    probe.pause(false);
-                    probe.close(false);
-                    child.then = Then::Died;
+                    actor_metrics.pause(false);
+                    actor_metrics.close(false);
+                    child.then = ExitIntent::Died;
                     child.start_is_due = false;
                     return self.start_from(me, kept, index).await;
                 };
-                child.then = Then::Restarts(reason);
+                child.then = ExitIntent::Restarts(reason);
                 end(cell, is_owner, me.clone(), index);
             }
             Action::Pause if is_owner => {
-                probe.pause(true);
-                probe.enter(Phase::Paused);
+                actor_metrics.pause(true);
+                actor_metrics.enter(Phase::Paused);
             }
             Action::Pause => {
-                child.then = Then::Stays(Phase::Paused);
+                child.then = ExitIntent::Stays(Phase::Paused);
                 match &child.cell {
                     Some(cell) => {
-                        probe.enter(Phase::Draining);
+                        actor_metrics.enter(Phase::Draining);
                         end(cell.clone(), false, me.clone(), index);
                     }
-                    None => probe.enter(Phase::Paused),
+                    None => actor_metrics.enter(Phase::Paused),
                 }
             }
             Action::Resume => {
-                probe.close(false);
-                probe.pause(false);
+                actor_metrics.close(false);
+                actor_metrics.pause(false);
                 match (&child.cell, &child.then) {
                     (None, _) => {
-                        child.then = Then::Died;
+                        child.then = ExitIntent::Died;
                         return self.start_from(me, kept, index).await;
                     }
                     // It is on its way out: the next one goes on.
-                    (Some(_), Then::Stays(_)) => {
-                        child.then = Then::Restarts("it was resumed while it was ending".into());
+                    (Some(_), ExitIntent::Stays(_)) => {
+                        child.then =
+                            ExitIntent::Restarts("it was resumed while it was ending".into());
                     }
-                    (Some(_), _) => probe.enter(Phase::Running),
+                    (Some(_), _) => actor_metrics.enter(Phase::Running),
                 }
             }
             Action::Drain => {
-                probe.close(true);
-                probe.pause(false);
-                child.then = Then::Stays(Phase::Stopped);
+                actor_metrics.close(true);
+                actor_metrics.pause(false);
+                child.then = ExitIntent::Stays(Phase::Stopped);
                 match &child.cell {
                     Some(cell) => {
-                        probe.enter(Phase::Draining);
+                        actor_metrics.enter(Phase::Draining);
                         drop(cell.drain());
                     }
-                    None => probe.enter(Phase::Stopped),
+                    None => actor_metrics.enter(Phase::Stopped),
                 }
             }
         }
@@ -397,11 +400,11 @@ fn end(cell: ActorCell, at_once: bool, supervisor: ActorRef<Msg>, index: usize) 
         }
         cell.kill();
         let id = cell.get_id();
-        drop(supervisor.send_after(LAST_PATIENCE, move || Msg::Forsake(index, id)));
+        drop(supervisor.send_after(LAST_PATIENCE, move || Msg::KillTimeout(index, id)));
     });
 }
 
-impl Actor for Supervisor {
+impl ractor::Actor for Supervisor {
     type Msg = Msg;
     type State = Vec<Kept>;
     type Arguments = Vec<Child>;
@@ -415,11 +418,11 @@ impl Actor for Supervisor {
             children.into_iter().map(|child| Kept::new(child, self.policy)).collect();
         for (index, Kept { child, .. }) in kept.iter().enumerate() {
             // What an administrator wanted of the one before ended with its branch.
-            child.probe.pause(false);
-            child.probe.close(false);
+            child.actor_metrics.pause(false);
+            child.actor_metrics.close(false);
             if let Some(steering) = child.steering {
                 let me = me.clone();
-                child.probe.steered_by(steering, move |action, reason| {
+                child.actor_metrics.steered_by(steering, move |action, reason| {
                     me.send_message(Msg::Steer(index, action, reason)).is_ok() // it may be ending
                 });
             }
@@ -444,19 +447,19 @@ impl Actor for Supervisor {
                     self.start_from(&me, kept, index).await
                 }
                 Msg::Steer(index, action, reason) => {
-                    self.steer(&me, kept, index, action, reason).await
+                    self.control(&me, kept, index, action, reason).await
                 }
-                Msg::Forsake(index, id) => {
+                Msg::KillTimeout(index, id) => {
                     let is_still_there =
                         kept[index].cell.as_ref().is_some_and(|cell| cell.get_id() == id);
                     match is_still_there {
-                        true => self.bury(&me, kept, index, "it did not let go").await,
+                        true => self.on_exit(&me, kept, index, "it did not let go").await,
                         false => Ok(()),
                     }
                 }
             }
         };
-        self.probe.measure(name, handling).await
+        self.actor_metrics.measure(name, handling).await
     }
 
     async fn handle_supervisor_evt(
@@ -476,11 +479,13 @@ impl Actor for Supervisor {
         let is_dead =
             |kept: &Kept| kept.cell.as_ref().is_some_and(|cell| cell.get_id() == dead.get_id());
         match kept.iter().position(is_dead) {
-            Some(index) if failed && matches!(kept[index].then, Then::Stays(_)) => {
-                kept[index].probe().fail(&reason); // on its way out, but not in good order
-                self.probe.measure("End", self.bury(&me, kept, index, &reason)).await
+            Some(index) if failed && matches!(kept[index].then, ExitIntent::Stays(_)) => {
+                kept[index].actor_metrics().fail(&reason); // on its way out, but not in good order
+                self.actor_metrics.measure("End", self.on_exit(&me, kept, index, &reason)).await
             }
-            Some(index) => self.probe.measure("End", self.bury(&me, kept, index, &reason)).await,
+            Some(index) => {
+                self.actor_metrics.measure("End", self.on_exit(&me, kept, index, &reason)).await
+            }
             None => Ok(()),
         }
     }
@@ -503,9 +508,9 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-    use shop_actors::inspector::{Actor as Reading, Status};
-    use shop_actors::{Addr, Handled, Me, Reply, answer};
-    use shop_persistence::Error;
+    use crate::Error;
+    use crate::registry::{ActorView, Status};
+    use crate::{ActorContext, Addr, HandlerResult, Reply, respond};
     use strum::IntoStaticStr;
     use tokio::sync::Notify;
     use tokio::task::JoinHandle;
@@ -527,17 +532,17 @@ mod tests {
         Wait(Arc<Notify>, Reply<()>),
     }
 
-    impl Owner for Moody {
+    impl Actor for Moody {
         type Msg = Ask;
 
-        async fn handle(&mut self, _: &Me<Ask>, message: Ask) -> Handled {
+        async fn handle(&mut self, _: &ActorContext<Ask>, message: Ask) -> HandlerResult {
             match message {
-                Ask::Greet(reply) => answer(reply, Ok(self.name)),
+                Ask::Greet(reply) => respond(reply, Ok(self.name)),
                 Ask::Panic(_) => panic!("it was told to"),
-                Ask::Fail(reply) => answer(reply, Err(Error::Bug("it was told to".into()))),
+                Ask::Fail(_reply) => Err("it was told to".into()),
                 Ask::Wait(notify, reply) => {
                     notify.notified().await;
-                    answer(reply, Ok(()))
+                    respond(reply, Ok(()))
                 }
             }
         }
@@ -554,8 +559,8 @@ mod tests {
     const POLICY: Policy = Policy {
         first_wait: Duration::from_millis(20),
         longest_wait: Duration::from_secs(5),
-        actors: Intensity { deaths: 10, window: Duration::from_secs(60) },
-        branches: Intensity { deaths: 3, window: Duration::from_secs(300) },
+        actors: RestartIntensity { deaths: 10, window: Duration::from_secs(60) },
+        branches: RestartIntensity { deaths: 3, window: Duration::from_secs(300) },
     };
 
     fn child(name: &'static str, addr: &Addr<Ask>, ends: &Ends) -> Child {
@@ -571,22 +576,23 @@ mod tests {
         strategy: Strategy,
         children: Vec<Child>,
     ) -> (ActorRef<Msg>, JoinHandle<()>) {
-        let probe = Inspector::new("test").probe(Kind::Supervisor, None, 1);
-        let supervisor = Supervisor { probe, strategy, policy: POLICY };
-        Actor::spawn(None, supervisor, children).await.unwrap()
+        let actor_metrics =
+            ActorRegistry::new("test").actor_metrics(ActorKind::Supervisor, None, 1);
+        let supervisor = Supervisor { actor_metrics, strategy, policy: POLICY };
+        ractor::Actor::spawn(None, supervisor, children).await.unwrap()
     }
 
     fn address(capacity: usize) -> Addr<Ask> {
-        Addr::new(&Inspector::new("test"), "moody", 1, capacity, Duration::from_secs(5))
+        Addr::new(&ActorRegistry::new("test"), "moody", 1, capacity, Duration::from_secs(5))
     }
 
-    fn probe(addr: &Addr<Ask>) -> &Arc<Probe> {
-        addr.mailboxes()[0].probe()
+    fn actor_metrics(addr: &Addr<Ask>) -> &Arc<ActorMetrics> {
+        addr.mailboxes()[0].actor_metrics()
     }
 
     /// What the inspector shows of the one owner there.
-    fn reading(probe: &Arc<Probe>) -> Reading {
-        Reading::of(probe)
+    fn reading(actor_metrics: &Arc<ActorMetrics>) -> ActorView {
+        ActorView::of(actor_metrics)
     }
 
     async fn until(mut is_so: impl FnMut() -> bool) {
@@ -607,7 +613,7 @@ mod tests {
         }
         root.stop(None);
         ended.await.unwrap();
-        assert_eq!(probe(&addr).depth(), 0, "no message is still counted as waiting");
+        assert_eq!(actor_metrics(&addr).depth(), 0, "no message is still counted as waiting");
     }
 
     #[tokio::test]
@@ -620,7 +626,7 @@ mod tests {
                 tokio::spawn(async move { addr.ask((), |reply| Ask::Wait(notify, reply)).await })
             })
             .collect();
-        while reading(probe(&addr)).rejected < 2 {
+        while reading(actor_metrics(&addr)).rejected < 2 {
             tokio::task::yield_now().await;
         }
         assert!(matches!(addr.ask((), Ask::Greet).await, Err(Error::Overloaded(_))));
@@ -640,10 +646,10 @@ mod tests {
         let busy = addr.ask((), |reply| Ask::Wait(notify.clone(), reply));
         let late = addr.ask((), Ask::Panic);
         let (busy, late) = tokio::join!(busy, late);
-        assert!(matches!((busy, late), (Err(Error::Away(_)), Err(Error::Away(_)))));
+        assert!(matches!((busy, late), (Err(Error::Unavailable(_)), Err(Error::Unavailable(_)))));
         notify.notify_one();
         assert_eq!(addr.ask((), Ask::Greet).await.unwrap(), "anna");
-        assert_eq!(reading(probe(&addr)).expired, 1);
+        assert_eq!(reading(actor_metrics(&addr)).expired, 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -678,13 +684,13 @@ mod tests {
         let (fatal, next) = (addr.ask((), Ask::Panic), addr.ask((), Ask::Greet));
         let all = async { tokio::join!(busy, fatal, next) };
         let (all, ()) = tokio::join!(all, async {
-            until(|| probe(&addr).depth() == 3).await;
+            until(|| actor_metrics(&addr).depth() == 3).await;
             notify.notify_one();
         });
         assert!(matches!(all, (Ok(()), Err(Error::Crashed(_)), Ok("anna"))), "{all:?}");
-        let reading = reading(probe(&addr));
+        let reading = reading(actor_metrics(&addr));
         assert_eq!((reading.handled, reading.lost, reading.restarts), (2, 1, 1));
-        let failure = &probe(&addr).failures()[0];
+        let failure = &actor_metrics(&addr).failures()[0];
         assert_eq!(failure.message.as_deref(), Some("Panic"));
         assert!(failure.reason.contains("it was told to"), "{failure:?}");
     }
@@ -695,17 +701,17 @@ mod tests {
         let (_root, _) = supervise(vec![child("anna", &addr, &ends)]).await;
         let hung = addr.ask((), |reply| Ask::Wait(never.clone(), reply));
         let seen = async {
-            until(|| reading(probe(&addr)).status == Status::Stuck).await;
-            let current = reading(probe(&addr)).current.unwrap();
+            until(|| reading(actor_metrics(&addr)).status == Status::Stuck).await;
+            let current = reading(actor_metrics(&addr)).current.unwrap();
             assert_eq!(current.message, "Wait");
             assert!((2000.0..5000.0).contains(&current.for_ms), "{current:?}");
-            probe(&addr).steer(Action::Restart, "it hangs".into()).unwrap();
+            actor_metrics(&addr).control(Action::Restart, "it hangs".into()).unwrap();
             addr.ask((), Ask::Greet).await
         };
         let (hung, greeted) = tokio::join!(hung, seen);
         assert!(matches!(hung, Err(Error::Crashed(_))), "{hung:?}");
         assert_eq!(greeted.unwrap(), "anna");
-        let failures = probe(&addr).failures();
+        let failures = actor_metrics(&addr).failures();
         assert_eq!(failures[0].reason, "restarted by an administrator: it hangs");
     }
 
@@ -713,14 +719,14 @@ mod tests {
     async fn a_paused_owner_handles_nothing_until_it_is_resumed() {
         let (addr, ends) = (address(8), Ends::default());
         let (_root, _) = supervise(vec![child("anna", &addr, &ends)]).await;
-        probe(&addr).steer(Action::Pause, "to look".into()).unwrap();
-        until(|| reading(probe(&addr)).status == Status::Paused).await;
-        assert!(probe(&addr).must_allow(Action::Pause).is_err());
+        actor_metrics(&addr).control(Action::Pause, "to look".into()).unwrap();
+        until(|| reading(actor_metrics(&addr)).status == Status::Paused).await;
+        assert!(actor_metrics(&addr).must_allow(Action::Pause).is_err());
         let asked = addr.ask((), Ask::Greet);
         let resumed = async {
-            until(|| probe(&addr).depth() == 1).await;
-            assert_eq!(reading(probe(&addr)).handled, 0);
-            probe(&addr).steer(Action::Resume, String::new()).unwrap();
+            until(|| actor_metrics(&addr).depth() == 1).await;
+            assert_eq!(reading(actor_metrics(&addr)).handled, 0);
+            actor_metrics(&addr).control(Action::Resume, String::new()).unwrap();
         };
         let (greeted, ()) = tokio::join!(asked, resumed);
         assert_eq!(greeted.unwrap(), "anna");
@@ -733,17 +739,17 @@ mod tests {
         let busy = addr.ask((), |reply| Ask::Wait(notify.clone(), reply));
         let waits = addr.ask((), Ask::Greet);
         let drained = async {
-            until(|| probe(&addr).depth() == 2).await;
-            probe(&addr).steer(Action::Drain, "for good".into()).unwrap();
-            until(|| reading(probe(&addr)).status == Status::Draining).await;
-            assert!(matches!(addr.ask((), Ask::Greet).await, Err(Error::Away(_))));
+            until(|| actor_metrics(&addr).depth() == 2).await;
+            actor_metrics(&addr).control(Action::Drain, "for good".into()).unwrap();
+            until(|| reading(actor_metrics(&addr)).status == Status::Draining).await;
+            assert!(matches!(addr.ask((), Ask::Greet).await, Err(Error::Unavailable(_))));
             notify.notify_one();
         };
         let (busy, waits, ()) = tokio::join!(busy, waits, drained);
         assert!(busy.is_ok() && waits.is_ok());
-        until(|| reading(probe(&addr)).status == Status::Stopped).await;
-        probe(&addr).steer(Action::Resume, String::new()).unwrap();
-        until(|| reading(probe(&addr)).status == Status::Running).await;
+        until(|| reading(actor_metrics(&addr)).status == Status::Stopped).await;
+        actor_metrics(&addr).control(Action::Resume, String::new()).unwrap();
+        until(|| reading(actor_metrics(&addr)).status == Status::Running).await;
         assert_eq!(addr.ask((), Ask::Greet).await.unwrap(), "anna");
     }
 
@@ -755,7 +761,7 @@ mod tests {
     }
 
     impl Service for Fragile {
-        async fn run(self, _: Arc<Probe>, stop: CancellationToken) -> Handled {
+        async fn run(self, _: Arc<ActorMetrics>, stop: CancellationToken) -> HandlerResult {
             self.starts.fetch_add(1, Relaxed);
             tokio::select! {
                 () = self.dies.notified() => Err("it was told to".into()),
@@ -766,8 +772,9 @@ mod tests {
 
     fn fragile(name: &str) -> (Child, Fragile) {
         let service = Fragile { starts: Arc::default(), dies: Arc::default() };
-        let probe = Inspector::new("test").branch(name).probe(Kind::Service, None, 1);
-        (Child::service(&probe, GRACE, service.clone()), service)
+        let actor_metrics =
+            ActorRegistry::new("test").branch(name).actor_metrics(ActorKind::Service, None, 1);
+        (Child::service(&actor_metrics, GRACE, service.clone()), service)
     }
 
     #[tokio::test]
@@ -799,9 +806,9 @@ mod tests {
         let (addr, ends) = (address(8), Ends::default());
         let tries = Arc::new(AtomicUsize::new(0));
         let (tried, inner) = (tries.clone(), addr.clone());
-        let branch = Inspector::new("test").branch("branch");
+        let branch = ActorRegistry::new("test").branch("branch");
         let children = move || match tried.fetch_add(1, Relaxed) {
-            0 | 1 => Err(anyhow::anyhow!("not yet")),
+            0 | 1 => Err("not yet".into()),
             _ => Ok(vec![child("anna", &inner, &ends)]),
         };
         let branch = Child::branch(&branch, Strategy::OneForOne, POLICY, children);
@@ -816,7 +823,7 @@ mod tests {
         let (addr, ends) = (address(8), Ends::default());
         let inner = addr.clone();
         let (branch, starts) =
-            (Inspector::new("test").branch("branch"), Arc::new(AtomicUsize::new(0)));
+            (ActorRegistry::new("test").branch("branch"), Arc::new(AtomicUsize::new(0)));
         let started = starts.clone();
         let branch = Child::branch(&branch, Strategy::OneForOne, POLICY, move || {
             started.fetch_add(1, Relaxed);
@@ -834,15 +841,15 @@ mod tests {
     #[tokio::test]
     async fn a_paused_service_stays_away_until_it_is_resumed() {
         let (child, service) = fragile("a");
-        let probe = child.probe.clone();
+        let actor_metrics = child.actor_metrics.clone();
         let (root, ended) = supervise(vec![child]).await;
         until(|| service.starts.load(Relaxed) == 1).await;
-        probe.steer(Action::Pause, "to look".into()).unwrap();
-        until(|| reading(&probe).status == Status::Paused).await;
-        probe.steer(Action::Resume, String::new()).unwrap();
+        actor_metrics.control(Action::Pause, "to look".into()).unwrap();
+        until(|| reading(&actor_metrics).status == Status::Paused).await;
+        actor_metrics.control(Action::Resume, String::new()).unwrap();
         until(|| service.starts.load(Relaxed) == 2).await;
-        probe.steer(Action::Drain, "for good".into()).unwrap();
-        until(|| reading(&probe).status == Status::Stopped).await;
+        actor_metrics.control(Action::Drain, "for good".into()).unwrap();
+        until(|| reading(&actor_metrics).status == Status::Stopped).await;
         root.stop(None);
         ended.await.unwrap();
         assert_eq!(service.starts.load(Relaxed), 2);
@@ -857,30 +864,30 @@ mod tests {
         Answer(Reply<&'static str>),
     }
 
-    impl Owner for Deaf {
+    impl Actor for Deaf {
         type Msg = Hold;
 
-        async fn handle(&mut self, _: &Me<Hold>, message: Hold) -> Handled {
+        async fn handle(&mut self, _: &ActorContext<Hold>, message: Hold) -> HandlerResult {
             match message {
                 Hold::Block(let_go, _) => Ok(let_go.recv()?),
-                Hold::Answer(reply) => answer(reply, Ok("a fresh one")),
+                Hold::Answer(reply) => respond(reply, Ok("a fresh one")),
             }
         }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn who_never_lets_go_is_forsaken() {
-        let branch = Inspector::new("test");
+        let branch = ActorRegistry::new("test");
         let addr: Addr<Hold> = Addr::new(&branch, "deaf", 1, 8, Duration::from_secs(30));
-        let probe = addr.mailboxes()[0].probe().clone();
+        let actor_metrics = addr.mailboxes()[0].actor_metrics().clone();
         let (_root, _) = supervise(vec![Child::owner(&addr.mailboxes()[0], || Deaf)]).await;
         let (let_go, held) = std::sync::mpsc::channel();
         let asked = addr.clone();
         tokio::spawn(async move { asked.ask((), |reply| Hold::Block(held, reply)).await });
-        until(|| reading(&probe).current.is_some()).await;
-        probe.steer(Action::Restart, "it blocks".into()).unwrap();
+        until(|| reading(&actor_metrics).current.is_some()).await;
+        actor_metrics.control(Action::Restart, "it blocks".into()).unwrap();
         assert_eq!(addr.ask((), Hold::Answer).await.unwrap(), "a fresh one");
-        assert_eq!(reading(&probe).restarts, 1);
+        assert_eq!(reading(&actor_metrics).restarts, 1);
         let_go.send(()).unwrap(); // it held on all the while
     }
 }

@@ -10,25 +10,25 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::date;
+use crate::now;
 
 tokio::task_local! {
-    static CURRENT: Cause;
+    static CURRENT: TaskContext;
 }
 
 /// What a task works for. Log lines say it; it costs nothing where there is nothing to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cause {
+pub struct TaskContext {
     /// Where it is in its trace.
-    pub trace: Trace,
+    pub trace: SpanContext,
     /// The id of the request, if it was one that caused this.
     pub request: Option<Arc<str>>,
 }
 
-impl Cause {
+impl TaskContext {
     /// What the running task works for, if anything in particular.
-    pub fn current() -> Option<Cause> {
-        CURRENT.try_with(Cause::clone).ok()
+    pub fn current() -> Option<TaskContext> {
+        CURRENT.try_with(TaskContext::clone).ok()
     }
 
     /// Runs `work` for this.
@@ -39,7 +39,7 @@ impl Cause {
 
 /// A place in a trace: the trace, and the step in it that is the parent of the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Trace {
+pub struct SpanContext {
     trace_id: u128,
     step_id: u64,
     flags: u8,
@@ -48,30 +48,30 @@ pub struct Trace {
 /// Whoever started the trace wants it recorded.
 const SAMPLED: u8 = 1;
 
-impl Trace {
+impl SpanContext {
     /// Begins the next step of this trace.
-    pub fn step(self, kind: Kind, name: impl Display) -> Step {
-        Step::begin(Some(self), kind, name)
+    pub fn step(self, kind: SpanKind, name: impl Display) -> Span {
+        Span::begin(Some(self), kind, name)
     }
 
     /// The trace that the running task works for, if any.
-    pub fn current() -> Option<Trace> {
-        CURRENT.try_with(|cause| cause.trace).ok()
+    pub fn current() -> Option<SpanContext> {
+        CURRENT.try_with(|context| context.trace).ok()
     }
 
     /// Runs `work` as part of this trace, for whichever request the running task works.
     pub fn scope<T>(self, work: impl Future<Output = T>) -> impl Future<Output = T> {
-        self.cause().scope(work)
+        self.context().scope(work)
     }
 
     /// Does `work`, which does not wait, as part of this trace.
     pub fn in_scope<T>(self, work: impl FnOnce() -> T) -> T {
-        CURRENT.sync_scope(self.cause(), work)
+        CURRENT.sync_scope(self.context(), work)
     }
 
-    fn cause(self) -> Cause {
-        let request = Cause::current().and_then(|cause| cause.request);
-        Cause { trace: self, request }
+    fn context(self) -> TaskContext {
+        let request = TaskContext::current().and_then(|context| context.request);
+        TaskContext { trace: self, request }
     }
 
     /// The trace's id, the same on every node.
@@ -101,17 +101,17 @@ fn some_id() -> u64 {
 }
 
 /// Shows it as the header `traceparent` does.
-impl Display for Trace {
+impl Display for SpanContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.step_id, self.flags)
     }
 }
 
 /// Reads the header `traceparent`; a malformed one is as good as none.
-impl FromStr for Trace {
+impl FromStr for SpanContext {
     type Err = ();
 
-    fn from_str(text: &str) -> Result<Trace, ()> {
+    fn from_str(text: &str) -> Result<SpanContext, ()> {
         let lower_hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c) || c == b'-';
         let mut parts = text.split('-');
         let (Some(version), Some(trace), Some(parent), Some(flags)) =
@@ -131,13 +131,13 @@ impl FromStr for Trace {
         if trace_id == 0 || step_id == 0 {
             return Err(());
         }
-        Ok(Trace { trace_id, step_id, flags })
+        Ok(SpanContext { trace_id, step_id, flags })
     }
 }
 
 /// What kind of step it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum SpanKind {
     /// Answers a request from outside.
     Server,
     /// Asks another program, and waits.
@@ -155,27 +155,27 @@ pub enum Kind {
 /// A step that is dropped before its end was cut off: its client left, its owner or its session is gone.
 #[derive(Debug)]
 #[must_use = "it ends where it is dropped"]
-pub struct Step {
-    here: Trace,
+pub struct Span {
+    here: SpanContext,
     recorded: Option<Box<Recorded>>,
 }
 
 /// What is known of a recorded step so far.
 #[derive(Debug)]
 struct Recorded {
-    ended: Ended,
+    ended: SpanData,
     since: Instant,
 }
 
 /// A step that is over.
 #[derive(Debug)]
-pub struct Ended {
+pub struct SpanData {
     /// The step.
-    pub here: Trace,
+    pub here: SpanContext,
     /// The id of the step that it is part of; the first one of a trace has none.
     pub parent: Option<u64>,
     /// What kind of step it was.
-    pub kind: Kind,
+    pub kind: SpanKind,
     /// What was done.
     pub name: String,
     /// When it began.
@@ -185,7 +185,7 @@ pub struct Ended {
     /// What else is to be known of it.
     pub attributes: Vec<(&'static str, Value)>,
     /// The steps that it was done for as well.
-    pub links: Vec<Trace>,
+    pub links: Vec<SpanContext>,
     /// Why it came to nothing, if it did.
     pub failure: Option<String>,
 }
@@ -211,26 +211,26 @@ impl From<i64> for Value {
     }
 }
 
-impl Step {
+impl Span {
     /// Begins a step after another, perhaps one on another node; or else the first one of a new trace.
-    pub fn begin(after: Option<Trace>, kind: Kind, name: impl Display) -> Step {
+    pub fn begin(after: Option<SpanContext>, kind: SpanKind, name: impl Display) -> Span {
         let collected = COLLECTOR.get();
         let here = match after {
-            Some(after) => Trace { step_id: some_id(), ..after },
+            Some(after) => SpanContext { step_id: some_id(), ..after },
             None => {
                 let sampled = collected.is_some_and(|to| rand::random_bool(to.share));
                 let trace_id = rand::random_range(1..=u128::MAX);
-                Trace { trace_id, step_id: some_id(), flags: u8::from(sampled) * SAMPLED }
+                SpanContext { trace_id, step_id: some_id(), flags: u8::from(sampled) * SAMPLED }
             }
         };
         let parent = after.map(|after| after.step_id);
         let recorded =
             here.is_recorded().then(|| Recorded::new(here, parent, kind, name.to_string()));
-        Step { here, recorded }
+        Span { here, recorded }
     }
 
     /// Where it is in its trace, to go on from.
-    pub fn trace(&self) -> Trace {
+    pub fn trace(&self) -> SpanContext {
         self.here
     }
 
@@ -242,7 +242,7 @@ impl Step {
     }
 
     /// It is done for this step as well, perhaps of another trace.
-    pub fn link(&mut self, other: Trace) {
+    pub fn link(&mut self, other: SpanContext) {
         if let Some(recorded) = &mut self.recorded {
             recorded.ended.links.push(other);
         }
@@ -281,7 +281,7 @@ impl Step {
     }
 }
 
-impl Drop for Step {
+impl Drop for Span {
     fn drop(&mut self) {
         if let Some(recorded) = self.recorded.take() {
             recorded.collect(Some(&"cut off"));
@@ -290,10 +290,10 @@ impl Drop for Step {
 }
 
 impl Recorded {
-    fn new(here: Trace, parent: Option<u64>, kind: Kind, name: String) -> Box<Recorded> {
-        let (start, took) = (date(), Duration::ZERO);
+    fn new(here: SpanContext, parent: Option<u64>, kind: SpanKind, name: String) -> Box<Recorded> {
+        let (start, took) = (now(), Duration::ZERO);
         let (attributes, links, failure) = (vec![], vec![], None);
-        let ended = Ended { here, parent, kind, name, start, took, attributes, links, failure };
+        let ended = SpanData { here, parent, kind, name, start, took, attributes, links, failure };
         Box::new(Recorded { ended, since: Instant::now() })
     }
 
@@ -312,12 +312,12 @@ static COLLECTOR: OnceLock<Collector> = OnceLock::new();
 
 struct Collector {
     share: f64,
-    take: Box<dyn Fn(Ended) + Send + Sync>,
+    take: Box<dyn Fn(SpanData) + Send + Sync>,
 }
 
 /// From now on `take` gets every step that ends, of this share (0 to 1) of the traces that start here, and of those from
 /// elsewhere that are recorded there. It must not wait. The first call in a process counts.
-pub fn collect(share: f64, take: impl Fn(Ended) + Send + Sync + 'static) {
+pub fn collect(share: f64, take: impl Fn(SpanData) + Send + Sync + 'static) {
     COLLECTOR.set(Collector { share, take: Box::new(take) }).ok();
 }
 
@@ -332,29 +332,29 @@ mod tests {
 
     use super::*;
 
-    static ENDED: Mutex<Vec<Ended>> = Mutex::new(vec![]);
+    static ENDED: Mutex<Vec<SpanData>> = Mutex::new(vec![]);
 
     /// What was collected of this trace.
-    fn collected(trace: Trace) -> Vec<Ended> {
+    fn collected(trace: SpanContext) -> Vec<SpanData> {
         let mut ended = ENDED.lock().unwrap();
         ended.extract_if(.., |ended| ended.here.trace_id == trace.trace_id).collect()
     }
 
-    fn first() -> Step {
+    fn first() -> Span {
         collect(1.0, |ended| ENDED.lock().unwrap().push(ended));
-        Step::begin(None, Kind::Server, "first")
+        Span::begin(None, SpanKind::Server, "first")
     }
 
     #[test]
     fn a_traceparent_reads_back_as_written() {
         let header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert_eq!(header.parse::<Trace>().unwrap().to_string(), header);
+        assert_eq!(header.parse::<SpanContext>().unwrap().to_string(), header);
     }
 
     #[test]
     fn a_step_stays_in_its_trace() {
         let first = first();
-        let (here, next) = (first.trace(), first.trace().step(Kind::Internal, "next").trace());
+        let (here, next) = (first.trace(), first.trace().step(SpanKind::Internal, "next").trace());
         assert_eq!(next.to_string()[..35], here.to_string()[..35]);
         assert_ne!(next, here);
         assert_eq!(format!("00-{}", here.shown_id()), here.to_string()[..35]);
@@ -369,7 +369,7 @@ mod tests {
             "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
             "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         ] {
-            assert_eq!(header.parse::<Trace>(), Err(()), "{header}");
+            assert_eq!(header.parse::<SpanContext>(), Err(()), "{header}");
         }
     }
 
@@ -377,7 +377,7 @@ mod tests {
     fn steps_are_collected_as_they_end_each_with_its_parent() {
         let first = first();
         let here = first.trace();
-        let mut next = here.step(Kind::Client, format_args!("step {}", 2));
+        let mut next = here.step(SpanKind::Client, format_args!("step {}", 2));
         next.set("rows", 7);
         next.link(here);
         next.began_before(Duration::from_secs(1));
@@ -385,7 +385,7 @@ mod tests {
         first.fail("no");
         let steps = collected(here);
         let [next, first] = &steps[..] else { panic!("{steps:?}") };
-        assert_eq!((next.name.as_str(), next.kind), ("step 2", Kind::Client));
+        assert_eq!((next.name.as_str(), next.kind), ("step 2", SpanKind::Client));
         assert_eq!((next.parent, first.parent), (Some(here.step_id), None));
         assert_eq!(next.attributes, [("rows", Value::Number(7))]);
         assert_eq!(next.links, [here]);
@@ -405,8 +405,8 @@ mod tests {
     fn what_its_caller_does_not_record_is_not_recorded_here() {
         drop(first());
         let unwanted = "00-0af7651916cd43dd8448eb211c80319d-b7ad6b7169203331-00";
-        let unwanted: Trace = unwanted.parse().unwrap();
-        unwanted.step(Kind::Server, "unwanted").trace().step(Kind::Internal, "next").done();
+        let unwanted: SpanContext = unwanted.parse().unwrap();
+        unwanted.step(SpanKind::Server, "unwanted").trace().step(SpanKind::Internal, "next").done();
         assert!(collected(unwanted).is_empty());
     }
 }

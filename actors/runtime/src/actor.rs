@@ -5,9 +5,9 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
+use crate::{ReplyError, Result, SpanKind, TaskContext};
+use ractor::{ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
 use serde_json::Value;
-use shop_persistence::{Cause, Kind, Result};
 use tokio::time::{Instant, timeout_at};
 
 use crate::Reply;
@@ -18,10 +18,10 @@ use crate::addr::{Envelope, Mailbox, Message, Signal};
 const OVERTIME: Duration = Duration::from_secs(12);
 
 /// The end of handling a message. An error is a bug: it ends the owner.
-pub type Handled = Result<(), ActorProcessingErr>;
+pub type HandlerResult = Result<(), ActorProcessingErr>;
 
 /// Owns something, and does what it is asked about it, one message after the other.
-pub trait Owner: Send + 'static {
+pub trait Actor: Send + 'static {
     /// What it may be asked.
     type Msg: Message;
 
@@ -29,15 +29,15 @@ pub trait Owner: Send + 'static {
     /// supervisor starts a fresh one.
     fn handle(
         &mut self,
-        me: &Me<Self::Msg>,
+        me: &ActorContext<Self::Msg>,
         message: Self::Msg,
-    ) -> impl Future<Output = Handled> + Send;
+    ) -> impl Future<Output = HandlerResult> + Send;
 
     /// Does what it put off, when it is to end in good order and nothing waits for it any more. Says how long to wait
     /// before it tries what is still left; none when nothing is.
-    fn wind_up(
+    fn drain(
         &mut self,
-        _: &Me<Self::Msg>,
+        _: &ActorContext<Self::Msg>,
     ) -> impl Future<Output = Result<Option<Duration>, ActorProcessingErr>> + Send {
         std::future::ready(Ok(None))
     }
@@ -48,12 +48,12 @@ pub trait Owner: Send + 'static {
     }
 }
 
-/// Sends what the asker can act on. A bug is not an answer: it ends the owner.
-pub fn answer<T>(reply: Reply<T>, outcome: Result<T>) -> Handled {
+/// Sends a reply. An internal error (a bug) is not sent: it is returned, and fails the actor.
+pub fn respond<T, E: ReplyError>(reply: Reply<T, E>, outcome: Result<T, E>) -> HandlerResult {
     match outcome {
-        Err(error) if error.is_bug() => Err(error.into()),
+        Err(error) if error.is_internal() => Err(error.into()),
         outcome => {
-            reply.send(outcome).ok(); // the asker may have lost patience
+            reply.send(outcome).ok(); // the caller may have timed out
             Ok(())
         }
     }
@@ -61,35 +61,35 @@ pub fn answer<T>(reply: Reply<T>, outcome: Result<T>) -> Handled {
 
 /// An owner's own end of its mailbox.
 #[derive(Debug)]
-pub struct Me<M> {
+pub struct ActorContext<M> {
     mailbox: Arc<Mailbox<M>>,
     actor: ActorRef<Signal<M>>,
 }
 
-impl<M: Message> Me<M> {
+impl<M: Message> ActorContext<M> {
     /// Puts a message behind those that wait now.
     pub fn tell(&self, message: M) {
-        let cause = Cause::current();
-        self.mailbox.put(self.mailbox.envelope(message, Instant::now(), None, cause));
+        let context = TaskContext::current();
+        self.mailbox.put(self.mailbox.envelope(message, Instant::now(), None, context));
     }
 
     /// Puts a message behind those that wait `after` some time.
     pub fn tell_after(&self, after: Duration, message: impl FnOnce() -> M + Send + 'static) {
-        let (mailbox, cause) = (self.mailbox.clone(), Cause::current());
-        let own = move || Signal::Own(mailbox.envelope(message(), Instant::now(), None, cause));
+        let (mailbox, context) = (self.mailbox.clone(), TaskContext::current());
+        let own = move || Signal::Own(mailbox.envelope(message(), Instant::now(), None, context));
         drop(self.actor.send_after(after, own)); // ends by itself with the actor
     }
 }
 
 /// Puts `owner` to work on `mailbox`, under `supervisor`.
-pub async fn hire<O: Owner>(
+pub async fn spawn_actor<O: Actor>(
     owner: O,
     mailbox: &Arc<Mailbox<O::Msg>>,
     supervisor: ActorCell,
 ) -> Result<ActorCell, SpawnErr> {
     let worker = Worker(PhantomData);
     let (actor, _) =
-        Actor::spawn_linked(None, worker, (owner, mailbox.clone()), supervisor).await?;
+        ractor::Actor::spawn_linked(None, worker, (owner, mailbox.clone()), supervisor).await?;
     Ok(actor.get_cell())
 }
 
@@ -97,9 +97,9 @@ pub async fn hire<O: Owner>(
 /// paused, dropping what nobody waits for any more.
 struct Worker<O>(PhantomData<fn() -> O>);
 
-impl<O: Owner> Actor for Worker<O> {
+impl<O: Actor> ractor::Actor for Worker<O> {
     type Msg = Signal<O::Msg>;
-    type State = (O, Me<O::Msg>);
+    type State = (O, ActorContext<O::Msg>);
     type Arguments = (O, Arc<Mailbox<O::Msg>>);
 
     async fn pre_start(
@@ -108,7 +108,7 @@ impl<O: Owner> Actor for Worker<O> {
         (owner, mailbox): Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
         mailbox.belongs_to(actor.clone());
-        Ok((owner, Me { mailbox, actor }))
+        Ok((owner, ActorContext { mailbox, actor }))
     }
 
     async fn handle(
@@ -116,11 +116,11 @@ impl<O: Owner> Actor for Worker<O> {
         _: ActorRef<Self::Msg>,
         signal: Self::Msg,
         (owner, me): &mut Self::State,
-    ) -> Handled {
+    ) -> HandlerResult {
         let mailbox = me.mailbox.clone();
-        let probe = mailbox.probe();
+        let actor_metrics = mailbox.actor_metrics();
         if !matches!(signal, Signal::Look) {
-            probe.unless_paused().await; // and only then takes it: whoever ends a paused actor loses nothing
+            actor_metrics.unless_paused().await; // and only then takes it: whoever ends a paused actor loses nothing
         }
         let envelope = match signal {
             Signal::Look => None,
@@ -130,18 +130,22 @@ impl<O: Owner> Actor for Worker<O> {
         if let Some(envelope) = envelope {
             work(owner, me, envelope).await?;
         }
-        probe.show(|| owner.state());
+        actor_metrics.show(|| owner.state());
         Ok(())
     }
 
     /// In good order, that is: after what waits, and what the owner told itself meanwhile.
-    async fn post_stop(&self, _: ActorRef<Self::Msg>, (owner, me): &mut Self::State) -> Handled {
+    async fn post_stop(
+        &self,
+        _: ActorRef<Self::Msg>,
+        (owner, me): &mut Self::State,
+    ) -> HandlerResult {
         let mailbox = me.mailbox.clone();
         loop {
             while let Some(envelope) = mailbox.take() {
                 work(owner, me, envelope).await?;
             }
-            match owner.wind_up(me).await? {
+            match owner.drain(me).await? {
                 Some(wait) => tokio::time::sleep(wait).await,
                 None if mailbox.is_empty() => return Ok(()),
                 None => {}
@@ -151,25 +155,29 @@ impl<O: Owner> Actor for Worker<O> {
 }
 
 /// Has the owner handle a message, for as long as that may take.
-async fn work<O: Owner>(owner: &mut O, me: &Me<O::Msg>, envelope: Envelope<O::Msg>) -> Handled {
-    let mut cause = envelope.cause.clone();
+async fn work<O: Actor>(
+    owner: &mut O,
+    me: &ActorContext<O::Msg>,
+    envelope: Envelope<O::Msg>,
+) -> HandlerResult {
+    let mut context = envelope.context.clone();
     let (now, asked) = (Instant::now(), envelope.deadline.is_some());
     let limit = envelope.deadline.unwrap_or(now) + OVERTIME;
     let Some((message, measured)) = envelope.open(now) else { return Ok(()) };
     // What an owner tells itself is no step of its own: it goes on with what the owner was asked.
     let (kind, name) = (me.mailbox.kind, message.name());
-    let step = |cause: &mut Cause| {
-        let step = cause.trace.step(Kind::Internal, format_args!("{kind} {name}"));
-        cause.trace = step.trace();
+    let step = |context: &mut TaskContext| {
+        let step = context.trace.step(SpanKind::Internal, format_args!("{kind} {name}"));
+        context.trace = step.trace();
         step
     };
-    let step = cause.as_mut().filter(|_| asked).map(step);
+    let step = context.as_mut().filter(|_| asked).map(step);
     // Whatever is put around a future holds it twice or more, before it is polled and while it is: without its own place on
     // the heap, every message had tens of kilobytes copied.
     let handling = Box::pin(owner.handle(me, message));
     let handling = async {
-        match cause {
-            Some(cause) => cause.scope(handling).await,
+        match context {
+            Some(context) => context.scope(handling).await,
             None => handling.await,
         }
     };

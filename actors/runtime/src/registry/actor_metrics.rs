@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use crate::{Error, Result, SpanContext, now};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use shop_persistence::{Error, Result, Trace, date};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -34,17 +34,17 @@ const STATE_PATIENCE: Duration = Duration::from_millis(100);
 /// What sort of actor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum ActorKind {
     /// Keeps its children running.
     Supervisor,
     /// Owns something, and handles messages about it one at a time.
-    Owner,
+    Actor,
     /// Keeps something going.
     Service,
     /// Threads that share a queue.
     Pool,
     /// Answers requests, many at a time.
-    Edge,
+    HttpServer,
 }
 
 /// Where an actor is in its life.
@@ -66,7 +66,7 @@ pub enum Phase {
 
 /// What an administrator may do with an actor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Steering {
+pub enum Control {
     /// Everything.
     All,
     /// Have it started afresh.
@@ -77,9 +77,9 @@ pub enum Steering {
 type Steer = Arc<dyn Fn(Action, String) -> bool + Send + Sync>;
 
 /// The measures of one actor. They are kept by its place in the tree, and outlive the actor that is there.
-pub struct Probe {
+pub struct ActorMetrics {
     path: String,
-    kind: Kind,
+    kind: ActorKind,
     capacity: Option<usize>,
     /// Whether what is handled is counted and timed; who is at what for how long is always known.
     counts: bool,
@@ -96,7 +96,7 @@ pub struct Probe {
     pub(super) waited: Histogram,
     pub(super) took: Histogram,
     names: Names,
-    lanes: Box<[Lane]>,
+    slots: Box<[Slot]>,
     next_lane: AtomicUsize,
     paused: watch::Sender<bool>,
     closed: AtomicBool,
@@ -122,14 +122,14 @@ struct Life {
     restarts: u64,
     failures: VecDeque<Failure>,
     /// What was being handled when the handling broke off.
-    culprit: Option<(String, Option<Trace>)>,
-    steer: Option<(Steering, Steer)>,
+    culprit: Option<(String, Option<SpanContext>)>,
+    control: Option<(Control, Steer)>,
     nudge: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 /// Where a message is being handled.
 #[derive(Debug, Default)]
-struct Lane {
+struct Slot {
     /// Microseconds since the probe was made, and one: 0 is nobody.
     since: AtomicU64,
     name: AtomicUsize,
@@ -167,31 +167,31 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner) // nothing in there breaks half way
 }
 
-impl Probe {
-    /// The measures of the actor at this path. At most `capacity` messages wait for it; it is at `lanes` of them at once.
+impl ActorMetrics {
+    /// The measures of the actor at this path. At most `capacity` messages wait for it; it is at `slots` of them at once.
     pub(super) fn new(
         path: String,
-        kind: Kind,
+        kind: ActorKind,
         capacity: Option<usize>,
-        lanes: usize,
+        slots: usize,
         counts: bool,
-    ) -> Probe {
+    ) -> ActorMetrics {
         let life = Life {
             phase: Phase::Starting,
             started_at: None,
             restarts: 0,
             failures: VecDeque::new(),
             culprit: None,
-            steer: None,
+            control: None,
             nudge: None,
         };
-        Probe {
+        ActorMetrics {
             path,
             kind,
             capacity,
             counts,
             born: Instant::now(),
-            born_at: date(),
+            born_at: now(),
             depth: AtomicUsize::new(0),
             high_water: AtomicUsize::new(0),
             handled: AtomicU64::new(0),
@@ -203,7 +203,7 @@ impl Probe {
             waited: Histogram::default(),
             took: Histogram::default(),
             names: Names::new(),
-            lanes: (0..lanes.max(1)).map(|_| Lane::default()).collect(),
+            slots: (0..slots.max(1)).map(|_| Slot::default()).collect(),
             next_lane: AtomicUsize::new(0),
             paused: watch::Sender::new(false),
             closed: AtomicBool::new(false),
@@ -220,7 +220,7 @@ impl Probe {
     }
 
     /// What sort of actor.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> ActorKind {
         self.kind
     }
 
@@ -230,8 +230,8 @@ impl Probe {
     }
 
     /// It is at so many messages at once.
-    pub(super) fn lanes(&self) -> usize {
-        self.lanes.len()
+    pub(super) fn slots(&self) -> usize {
+        self.slots.len()
     }
 
     /// Messages that wait or are being handled.
@@ -247,11 +247,11 @@ impl Probe {
     /// Whether a message that comes now is handled soon: the actor runs, and has not been at one message for long.
     pub fn is_at_hand(&self) -> bool {
         let now = self.age();
-        let is_long = |lane: &Lane| {
-            let since = lane.since.load(Relaxed);
+        let is_long = |slot: &Slot| {
+            let since = slot.since.load(Relaxed);
             since > 0 && now.saturating_sub(since - 1) > micros(LONG)
         };
-        held(&self.life).phase == Phase::Running && !self.lanes.iter().any(is_long)
+        held(&self.life).phase == Phase::Running && !self.slots.iter().any(is_long)
     }
 
     fn is_at_capacity(&self) -> bool {
@@ -259,13 +259,13 @@ impl Probe {
     }
 
     /// A message comes at `now`; after `deadline` nobody waits for it.
-    pub fn arrive(self: &Arc<Self>, now: Instant, deadline: Option<Instant>) -> Ticket {
+    pub fn arrive(self: &Arc<Self>, now: Instant, deadline: Option<Instant>) -> QueueGuard {
         let depth = self.depth.fetch_add(1, Relaxed) + 1;
         let depth = depth.min(self.capacity.unwrap_or(usize::MAX)); // one more may be refused
         if depth > self.high_water.load(Relaxed) {
             self.high_water.fetch_max(depth, Relaxed);
         }
-        Ticket { probe: self.clone(), since: now, deadline, fate: Fate::Lost }
+        QueueGuard { actor_metrics: self.clone(), since: now, deadline, fate: Fate::Lost }
     }
 
     /// Measures `work` on a message of this name that did not have to wait.
@@ -275,7 +275,7 @@ impl Probe {
         work: impl Future<Output = T>,
     ) -> T {
         let now = Instant::now();
-        let handling = self.arrive(now, None).open(name, Trace::current(), now);
+        let handling = self.arrive(now, None).open(name, SpanContext::current(), now);
         let done = work.await;
         handling.done();
         done
@@ -308,7 +308,7 @@ impl Probe {
         let mut life = held(&self.life);
         if phase == Phase::Running && life.phase != Phase::Paused {
             life.restarts += u64::from(life.started_at.is_some());
-            life.started_at = Some(date());
+            life.started_at = Some(now());
         }
         // Whoever was paused while it died begins paused.
         let still_paused = phase == Phase::Running && *self.paused.borrow();
@@ -324,25 +324,25 @@ impl Probe {
             life.failures.pop_back();
         }
         let reason = reason.chars().take(500).collect();
-        life.failures.push_front(Failure { at: date(), reason, message, trace_id });
+        life.failures.push_front(Failure { at: now(), reason, message, trace_id });
     }
 
     /// Says who carries out what an administrator wants of the actor, and what that may be.
     pub fn steered_by(
         &self,
-        steering: Steering,
-        steer: impl Fn(Action, String) -> bool + Send + Sync + 'static,
+        steering: Control,
+        control: impl Fn(Action, String) -> bool + Send + Sync + 'static,
     ) {
-        held(&self.life).steer = Some((steering, Arc::new(steer)));
+        held(&self.life).control = Some((steering, Arc::new(control)));
     }
 
     /// What an administrator may do with the actor now.
     pub fn actions(&self) -> Vec<Action> {
         use Action::{Drain, Pause, Restart, Resume};
         let life = held(&self.life);
-        let Some((steering, _)) = life.steer else { return vec![] };
+        let Some((steering, _)) = life.control else { return vec![] };
         match (steering, life.phase) {
-            (Steering::Restart, _) | (_, Phase::Starting | Phase::Restarting(_)) => vec![Restart],
+            (Control::Restart, _) | (_, Phase::Starting | Phase::Restarting(_)) => vec![Restart],
             (_, Phase::Running) => vec![Restart, Pause, Drain],
             (_, Phase::Paused) => vec![Resume, Restart, Drain],
             (_, Phase::Draining | Phase::Stopped) => vec![Resume, Restart],
@@ -350,12 +350,14 @@ impl Probe {
     }
 
     /// Has an action carried out, if it can be now: the actor may have changed since it was allowed.
-    pub fn steer(&self, action: Action, reason: String) -> Result<()> {
+    pub fn control(&self, action: Action, reason: String) -> Result<()> {
         self.must_allow(action)?;
-        let steer = held(&self.life).steer.as_ref().map(|(_, steer)| steer.clone());
-        match steer.is_some_and(|steer| steer(action, reason)) {
+        let control = held(&self.life).control.as_ref().map(|(_, control)| control.clone());
+        match control.is_some_and(|control| control(action, reason)) {
             true => Ok(()),
-            false => Err(Error::Away("its supervisor is being started afresh itself".into())),
+            false => {
+                Err(Error::Unavailable("its supervisor is being started afresh itself".into()))
+            }
         }
     }
 
@@ -373,18 +375,18 @@ impl Probe {
             ),
         };
         let (path, action) = (&self.path, action.to_string());
-        Err(Error::Conflict(format!("{path} cannot be told to {action}; {what}")))
+        Err(Error::NotAllowed(format!("{path} cannot be told to {action}; {what}")))
     }
 
     /// Says how the actor is asked to show its state although no message comes.
-    pub(crate) fn nudged_by(&self, nudge: impl Fn() + Send + Sync + 'static) {
+    pub(crate) fn on_state_request(&self, nudge: impl Fn() + Send + Sync + 'static) {
         held(&self.life).nudge = Some(Arc::new(nudge));
     }
 
     /// Shows a view of the actor's state, if somebody wants to see it.
     pub fn show(&self, view: impl FnOnce() -> Value) {
         if self.state_wanted.load(Relaxed) && self.state_wanted.swap(false, Relaxed) {
-            self.state.send_replace(Some(State { view: view(), at: date() }));
+            self.state.send_replace(Some(State { view: view(), at: now() }));
         }
     }
 
@@ -418,11 +420,11 @@ impl Probe {
     /// Time spent on messages so far, with what is being spent on those at hand.
     pub fn busy(&self) -> Duration {
         let now = self.age();
-        let running = |lane: &Lane| match lane.since.load(Relaxed) {
+        let running = |slot: &Slot| match slot.since.load(Relaxed) {
             0 => 0,
             since => now.saturating_sub(since - 1),
         };
-        let running: u64 = self.lanes.iter().map(running).sum();
+        let running: u64 = self.slots.iter().map(running).sum();
         Duration::from_micros(self.busy_micros.load(Relaxed) + running)
     }
 
@@ -437,14 +439,14 @@ impl Probe {
 
     /// The message that it is at for the longest time.
     pub(super) fn current(&self) -> Option<Current> {
-        let running = self.lanes.iter().filter(|lane| lane.since.load(Relaxed) > 0);
-        let lane = running.min_by_key(|lane| lane.since.load(Relaxed))?;
-        let since = lane.since.load(Relaxed).checked_sub(1)?;
-        let (high, low) = (lane.trace_high.load(Relaxed), lane.trace_low.load(Relaxed));
+        let running = self.slots.iter().filter(|slot| slot.since.load(Relaxed) > 0);
+        let slot = running.min_by_key(|slot| slot.since.load(Relaxed))?;
+        let since = slot.since.load(Relaxed).checked_sub(1)?;
+        let (high, low) = (slot.trace_high.load(Relaxed), slot.trace_low.load(Relaxed));
         let trace = u128::from(high) << 64 | u128::from(low);
         let since_birth = SignedDuration::from_micros(since.cast_signed());
         Some(Current {
-            message: self.names.name(lane.name.load(Relaxed)),
+            message: self.names.name(slot.name.load(Relaxed)),
             since: self.born_at.saturating_add(since_birth).unwrap_or(self.born_at),
             for_ms: self.age().saturating_sub(since) as f64 / 1e3,
             trace_id: (trace != 0).then(|| format!("{trace:032x}")),
@@ -460,11 +462,13 @@ impl Probe {
             Phase::Restarting(_) => Status::Restarting,
             Phase::Stopped => Status::Stopped,
             // A slow client keeps a request open, and nothing else waits for it.
-            _ if stuck && self.kind != Kind::Edge => Status::Stuck,
+            _ if stuck && self.kind != ActorKind::HttpServer => Status::Stuck,
             Phase::Paused => Status::Paused,
             Phase::Draining => Status::Draining,
             // A service takes no more than it can: it refuses nobody.
-            Phase::Running if self.kind != Kind::Service && (refuses || self.is_at_capacity()) => {
+            Phase::Running
+                if self.kind != ActorKind::Service && (refuses || self.is_at_capacity()) =>
+            {
                 Status::Overloaded
             }
             Phase::Running if current.is_some() => Status::Busy,
@@ -487,7 +491,7 @@ impl Probe {
     }
 }
 
-impl std::fmt::Debug for Probe {
+impl std::fmt::Debug for ActorMetrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Probe").field("path", &self.path).finish_non_exhaustive()
     }
@@ -504,14 +508,14 @@ enum Fate {
 
 /// A place in a mailbox. Whatever becomes of the message, dropping it gives the place back and counts it.
 #[derive(Debug)]
-pub struct Ticket {
-    probe: Arc<Probe>,
+pub struct QueueGuard {
+    actor_metrics: Arc<ActorMetrics>,
     since: Instant,
     deadline: Option<Instant>,
     fate: Fate,
 }
 
-impl Ticket {
+impl QueueGuard {
     /// The message was refused.
     pub fn reject(mut self) {
         self.fate = Fate::Rejected;
@@ -523,51 +527,56 @@ impl Ticket {
     }
 
     /// The handling of a message of this name begins at `now`.
-    pub fn open(mut self, name: &'static str, trace: Option<Trace>, now: Instant) -> Handling {
+    pub fn open(
+        mut self,
+        name: &'static str,
+        trace: Option<SpanContext>,
+        now: Instant,
+    ) -> ProcessingGuard {
         self.fate = Fate::Opened;
-        let probe = &self.probe;
-        let name = probe.names.place(name);
-        if probe.counts {
+        let actor_metrics = &self.actor_metrics;
+        let name = actor_metrics.names.place(name);
+        if actor_metrics.counts {
             let waited = now.saturating_duration_since(self.since);
-            probe.waited.record(waited);
-            probe.waited_micros.fetch_add(micros(waited), Relaxed);
-            probe.names.counts[name].fetch_add(1, Relaxed);
+            actor_metrics.waited.record(waited);
+            actor_metrics.waited_micros.fetch_add(micros(waited), Relaxed);
+            actor_metrics.names.counts[name].fetch_add(1, Relaxed);
         }
-        let lane = probe.take_lane(name, trace, now);
-        Handling { ticket: self, since: now, lane, trace, name, done: false }
+        let slot = actor_metrics.take_lane(name, trace, now);
+        ProcessingGuard { guard: self, since: now, slot, trace, name, done: false }
     }
 }
 
-impl Drop for Ticket {
+impl Drop for QueueGuard {
     fn drop(&mut self) {
-        self.probe.depth.fetch_sub(1, Relaxed);
+        self.actor_metrics.depth.fetch_sub(1, Relaxed);
         let overdue = || self.deadline.is_some_and(|deadline| deadline <= Instant::now());
         let counter = match self.fate {
             Fate::Opened => return,
-            Fate::Rejected => &self.probe.rejected,
-            Fate::Expired => &self.probe.expired,
-            Fate::Lost if overdue() => &self.probe.expired,
+            Fate::Rejected => &self.actor_metrics.rejected,
+            Fate::Expired => &self.actor_metrics.expired,
+            Fate::Lost if overdue() => &self.actor_metrics.expired,
             Fate::Lost if self.deadline.is_none() => return, // an owner's own: nobody waits for it
-            Fate::Lost => &self.probe.lost,
+            Fate::Lost => &self.actor_metrics.lost,
         };
         counter.fetch_add(1, Relaxed);
     }
 }
 
-impl Probe {
+impl ActorMetrics {
     /// A free lane, unless all are taken: then this message is not shown.
-    fn take_lane(&self, name: usize, trace: Option<Trace>, now: Instant) -> Option<usize> {
-        let count = self.lanes.len();
+    fn take_lane(&self, name: usize, trace: Option<SpanContext>, now: Instant) -> Option<usize> {
+        let count = self.slots.len();
         let first = if count == 1 { 0 } else { self.next_lane.fetch_add(1, Relaxed) };
         let since = micros(now.saturating_duration_since(self.born)) + 1;
-        for lane in (first..first.saturating_add(count.min(4))).map(|lane| lane % count) {
-            let Lane { since: free, name: named, trace_high, trace_low } = &self.lanes[lane];
+        for slot in (first..first.saturating_add(count.min(4))).map(|slot| slot % count) {
+            let Slot { since: free, name: named, trace_high, trace_low } = &self.slots[slot];
             if free.compare_exchange(0, since, Relaxed, Relaxed).is_ok() {
                 let trace = trace.map_or(0, |trace| trace.trace_id());
                 named.store(name, Relaxed);
                 trace_high.store((trace >> 64) as u64, Relaxed);
                 trace_low.store(trace as u64, Relaxed);
-                return Some(lane);
+                return Some(slot);
             }
         }
         None
@@ -577,42 +586,43 @@ impl Probe {
 /// Measures the handling of a message for as long as it lives. Dropped before it is [`done`](Handling::done), the
 /// message is lost: its actor died of it, or was ended meanwhile.
 #[derive(Debug)]
-pub struct Handling {
-    ticket: Ticket,
+pub struct ProcessingGuard {
+    guard: QueueGuard,
     since: Instant,
-    lane: Option<usize>,
-    trace: Option<Trace>,
+    slot: Option<usize>,
+    trace: Option<SpanContext>,
     name: usize,
     done: bool,
 }
 
-impl Handling {
+impl ProcessingGuard {
     /// The message is dealt with.
     pub fn done(mut self) {
         self.done = true;
     }
 }
 
-impl Drop for Handling {
+impl Drop for ProcessingGuard {
     fn drop(&mut self) {
-        let probe = &self.ticket.probe;
-        if probe.counts {
+        let actor_metrics = &self.guard.actor_metrics;
+        if actor_metrics.counts {
             let took = self.since.elapsed();
-            probe.took.record(took);
+            actor_metrics.took.record(took);
             // Time is counted once, however many messages share it.
-            if self.lane.is_some() {
-                probe.busy_micros.fetch_add(micros(took), Relaxed);
+            if self.slot.is_some() {
+                actor_metrics.busy_micros.fetch_add(micros(took), Relaxed);
             }
         }
-        if let Some(lane) = self.lane {
-            probe.lanes[lane].since.store(0, Relaxed);
+        if let Some(slot) = self.slot {
+            actor_metrics.slots[slot].since.store(0, Relaxed);
         }
         if self.done {
-            probe.handled.fetch_add(1, Relaxed);
-        } else if !matches!(probe.kind, Kind::Service | Kind::Edge) {
+            actor_metrics.handled.fetch_add(1, Relaxed);
+        } else if !matches!(actor_metrics.kind, ActorKind::Service | ActorKind::HttpServer) {
             // What a service is cut off from comes again, and a client that goes away has gone.
-            probe.lost.fetch_add(1, Relaxed);
-            held(&probe.life).culprit = Some((probe.names.name(self.name).to_owned(), self.trace));
+            actor_metrics.lost.fetch_add(1, Relaxed);
+            held(&actor_metrics.life).culprit =
+                Some((actor_metrics.names.name(self.name).to_owned(), self.trace));
         }
     }
 }

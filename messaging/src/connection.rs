@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use shop_actors::inspector::Probe;
-use shop_actors::{Backoff, Handled, Service};
+use shop_runtime::registry::ActorMetrics;
+use shop_runtime::{Backoff, HandlerResult, Service};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -12,15 +12,15 @@ use crate::{Broker, Result};
 
 /// Keeps a session with the broker open. Clones tell whether it is.
 #[derive(Debug, Clone)]
-pub struct Link {
+pub struct Connection {
     broker: Broker,
     up: Arc<watch::Sender<bool>>,
 }
 
-impl Link {
+impl Connection {
     /// A link to this broker, not yet open.
-    pub fn new(broker: &Broker) -> Link {
-        Link { broker: broker.clone(), up: Arc::new(watch::Sender::new(false)) }
+    pub fn new(broker: &Broker) -> Connection {
+        Connection { broker: broker.clone(), up: Arc::new(watch::Sender::new(false)) }
     }
 
     /// The broker at its other end.
@@ -38,8 +38,8 @@ impl Link {
         self.up.subscribe().wait_for(|up| *up).await.ok(); // it is never dropped before `self`
     }
 
-    async fn session(&self, probe: &Arc<Probe>) -> Result<()> {
-        let mut publisher = probe.measure("Open", self.broker.publisher()).await?;
+    async fn session(&self, actor_metrics: &Arc<ActorMetrics>) -> Result<()> {
+        let mut publisher = actor_metrics.measure("Open", self.broker.publisher()).await?;
         let _up = Up::new(&self.up);
         loop {
             publisher.settled().await?; // nothing is in flight: it waits until the session breaks
@@ -47,10 +47,10 @@ impl Link {
     }
 }
 
-impl Service for Link {
-    async fn run(self, probe: Arc<Probe>, stop: CancellationToken) -> Handled {
+impl Service for Connection {
+    async fn run(self, actor_metrics: Arc<ActorMetrics>, stop: CancellationToken) -> HandlerResult {
         let mut backoff = Backoff::default();
-        while let Some(Err(error)) = stop.run_until_cancelled(self.session(&probe)).await {
+        while let Some(Err(error)) = stop.run_until_cancelled(self.session(&actor_metrics)).await {
             let wait = backoff.pause();
             tracing::warn!(%error, retry_ms = wait.as_millis(), "there is no link to the broker");
             stop.run_until_cancelled(tokio::time::sleep(wait)).await;

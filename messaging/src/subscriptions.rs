@@ -1,8 +1,9 @@
 //! From a message to what an owner can hear: one `match`, and a reason for what cannot be.
 
-use shop_actors::{Addr, catalog, customers, orders};
+use shop_actors::{catalog, customers, orders};
 use shop_persistence::stock::{self, Moved, Movement};
-use shop_persistence::{Event, Invalid, Result, customers::News as CustomerNews};
+use shop_persistence::{Event, InvalidValue, Result, customers::UserUpdate as CustomerNews};
+use shop_runtime::Addr;
 
 use crate::Message;
 
@@ -12,18 +13,18 @@ pub enum News {
     /// A user signed up, changed or left.
     Customer(CustomerNews),
     /// The catalog has a product to sell.
-    Offer(stock::News),
+    Offer(stock::ProductUpdate),
     /// Stock was sold or given back.
     Movements(Vec<Movement>),
 }
 
 /// Reads a message. Anybody may have sent it: what is wrong with it is said, not guessed.
-pub fn translate(message: &Message) -> Result<News, Invalid> {
+pub fn translate(message: &Message) -> Result<News, InvalidValue> {
     let event = Event::read(name(message), &message.body)?;
     let version = || match message.version {
         Some(version @ 1..) => Ok(version),
-        Some(_) => Err(Invalid("header 'version' must be 1 or more".into())),
-        None => Err(Invalid("header 'version' (int64) is missing".into())),
+        Some(_) => Err(InvalidValue("header 'version' must be 1 or more".into())),
+        None => Err(InvalidValue("header 'version' (int64) is missing".into())),
     };
     Ok(match event {
         Event::UserCreated(user) | Event::UserUpdated(user) => {
@@ -32,7 +33,9 @@ pub fn translate(message: &Message) -> Result<News, Invalid> {
         Event::UserDeleted(gone) => {
             News::Customer(CustomerNews { id: gone.id, version: version()?, user: None })
         }
-        Event::ProductCreated(offer) => News::Offer(stock::News { version: version()?, offer }),
+        Event::ProductCreated(offer) => {
+            News::Offer(stock::ProductUpdate { version: version()?, offer })
+        }
         Event::StockMoved(Moved { movements }) => News::Movements(movements),
     })
 }
@@ -52,7 +55,7 @@ pub(crate) fn name(message: &Message) -> &str {
 
 /// Whom a queue's news is for.
 #[derive(Debug, Clone)]
-pub enum Desk {
+pub enum Subscription {
     /// The owner of customers.
     Customers(Addr<customers::Msg>),
     /// The owner of orders, who sells what the catalog offers.
@@ -61,29 +64,29 @@ pub enum Desk {
     Catalog(Addr<catalog::Msg>),
 }
 
-impl Desk {
+impl Subscription {
     /// Whether this is what the owner wants to hear.
     pub fn takes(&self, news: &News) -> bool {
         matches!(
             (self, news),
-            (Desk::Customers(_), News::Customer(_))
-                | (Desk::Orders(_), News::Offer(_))
-                | (Desk::Catalog(_), News::Movements(_))
+            (Subscription::Customers(_), News::Customer(_))
+                | (Subscription::Orders(_), News::Offer(_))
+                | (Subscription::Catalog(_), News::Movements(_))
         )
     }
 
     /// Tells the owner all of it, in one transaction.
     pub async fn tell(&self, news: Vec<News>) -> Result<()> {
         match self {
-            Desk::Customers(customers) => {
+            Subscription::Customers(customers) => {
                 let news = news.into_iter().filter_map(|news| match news {
                     News::Customer(news) => Some(news),
                     _ => None,
                 });
                 let news = news.collect();
-                customers.ask((), |reply| customers::Msg::Hear(news, reply)).await
+                customers.ask((), |reply| customers::Msg::Apply(news, reply)).await
             }
-            Desk::Orders(orders) => {
+            Subscription::Orders(orders) => {
                 let news = news.into_iter().filter_map(|news| match news {
                     News::Offer(news) => Some(news),
                     _ => None,
@@ -91,7 +94,7 @@ impl Desk {
                 let news = news.collect();
                 orders.ask((), |reply| orders::Msg::Offer(news, reply)).await
             }
-            Desk::Catalog(catalog) => {
+            Subscription::Catalog(catalog) => {
                 let movements = news.into_iter().flat_map(|news| match news {
                     News::Movements(movements) => movements,
                     _ => vec![],

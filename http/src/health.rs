@@ -8,10 +8,11 @@ use axum::response::IntoResponse;
 use axum::{Json, Router, routing};
 use jiff::Timestamp;
 use serde::Serialize;
-use shop_actors::inspector::{Actor, Inspector, Kind, Probe, Status as Fares};
-use shop_actors::pulse::{Msg, Reading};
-use shop_actors::{Addr, Metrics, Readings};
+use shop_actors::health::{HealthReading, Msg};
+use shop_actors::{Metrics, Readings};
 use shop_persistence::{Database, Error};
+use shop_runtime::Addr;
+use shop_runtime::registry::{ActorKind, ActorMetrics, ActorRegistry, ActorView, Status as Fares};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use utoipa::ToSchema;
@@ -30,7 +31,7 @@ const GLANCE: Duration = Duration::from_millis(250);
 
 /// What a node's health and metrics are read from.
 #[derive(Debug, Clone)]
-pub struct Vitals {
+pub struct Health {
     /// The node's name.
     pub node: &'static str,
     /// Its process, by a made-up name.
@@ -40,13 +41,13 @@ pub struct Vitals {
     /// Its database.
     pub database: Database,
     /// Who tells what waits in it.
-    pub pulse: Addr<Msg>,
+    pub health_monitor: Addr<Msg>,
     /// Whether there is a connection to the broker.
     pub broker: watch::Receiver<bool>,
     /// The queues that it listens on.
     pub queues: Vec<&'static str>,
     /// What is measured of its actors.
-    pub inspector: Inspector,
+    pub registry: ActorRegistry,
     /// What it counts.
     pub metrics: Metrics,
 }
@@ -81,12 +82,12 @@ struct Outbox {
     age_seconds: f64,
 }
 
-impl Vitals {
+impl Health {
     /// What waits in the database, as it was at most so long ago; none if it does not tell within `patience`.
-    async fn reading(&self, oldest: Duration, patience: Duration) -> Option<Reading> {
+    async fn reading(&self, oldest: Duration, patience: Duration) -> Option<HealthReading> {
         let now = Instant::now();
         let since = now.checked_sub(oldest).unwrap_or(now);
-        let reading = self.pulse.ask((), |reply| Msg::Read(since, reply));
+        let reading = self.health_monitor.ask((), |reply| Msg::Read(since, reply));
         tokio::time::timeout(patience, reading).await.ok().and_then(Result::ok)
     }
 
@@ -109,7 +110,7 @@ impl Vitals {
 }
 
 /// The routes of a node's operation: open to all, and answered also when all else is refused.
-pub fn routes(vitals: Vitals) -> Router {
+pub fn routes(vitals: Health) -> Router {
     Router::new()
         .route("/", routing::get(ok))
         .route("/health/live", routing::get(ok))
@@ -127,8 +128,8 @@ async fn ok() -> Json<Status> {
     Json(Status { status: "ok" })
 }
 
-async fn ready(State(vitals): State<Vitals>) -> Result<Json<Status>> {
-    let database = tokio::time::timeout(PATIENCE, vitals.pulse.ask((), Msg::Ping)).await;
+async fn ready(State(vitals): State<Health>) -> Result<Json<Status>> {
+    let database = tokio::time::timeout(PATIENCE, vitals.health_monitor.ask((), Msg::Ping)).await;
     let mut away = vec![];
     if !matches!(database, Ok(Ok(()))) {
         away.push("database");
@@ -145,16 +146,16 @@ async fn ready(State(vitals): State<Vitals>) -> Result<Json<Status>> {
     }
 }
 
-async fn metrics(State(vitals): State<Vitals>) -> Result<impl IntoResponse> {
+async fn metrics(State(vitals): State<Health>) -> Result<impl IntoResponse> {
     let reading = vitals.reading(Duration::ZERO, PATIENCE).await;
     let text = read(&vitals, reading)
         .and_then(|readings| vitals.metrics.render(&readings))
-        .map_err(|error| Error::Bug(error.into()))?;
+        .map_err(|error| Error::Internal(error.into()))?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }
 
 /// A figure of an actor: its name, what it means, and where it is found.
-type ActorFigure = (&'static str, &'static str, fn(&Actor, &Probe) -> Option<f64>);
+type ActorFigure = (&'static str, &'static str, fn(&ActorView, &ActorMetrics) -> Option<f64>);
 
 const ACTOR: [ActorFigure; 20] = [
     ("mailbox_depth", "Messages that wait or are being handled.", |of, _| {
@@ -165,7 +166,7 @@ const ACTOR: [ActorFigure; 20] = [
     }),
     ("mailbox_capacity", "At most so many messages wait.", |of, _| {
         // A service takes no more than it can: that is no limit to watch.
-        let limit = of.mailbox_capacity.filter(|_| of.kind != Kind::Service);
+        let limit = of.mailbox_capacity.filter(|_| of.kind != ActorKind::Service);
         limit.map(|capacity| capacity as f64)
     }),
     ("mailbox_handled_total", "Messages handled.", |of, _| Some(of.handled as f64)),
@@ -176,11 +177,11 @@ const ACTOR: [ActorFigure; 20] = [
         Some(of.expired as f64)
     }),
     ("mailbox_lost_total", "Messages that ended with their actor.", |of, _| Some(of.lost as f64)),
-    ("mailbox_wait_seconds_total", "Time that messages waited.", |_, probe| {
-        Some(probe.waited().as_secs_f64())
+    ("mailbox_wait_seconds_total", "Time that messages waited.", |_, actor_metrics| {
+        Some(actor_metrics.waited().as_secs_f64())
     }),
-    ("mailbox_busy_seconds_total", "Time spent on messages.", |_, probe| {
-        Some(probe.busy().as_secs_f64())
+    ("mailbox_busy_seconds_total", "Time spent on messages.", |_, actor_metrics| {
+        Some(actor_metrics.busy().as_secs_f64())
     }),
     ("mailbox_wait_p50_seconds", "Half of the last messages waited at most so long.", |of, _| {
         of.mailbox_p50_ms.map(seconds)
@@ -226,16 +227,20 @@ fn truth(is_so: bool) -> f64 {
 }
 
 /// Reads the figures that are not counted. Those in the database are left out while it is away.
-fn read(vitals: &Vitals, stored: Option<Reading>) -> prometheus::Result<Readings> {
+fn read(vitals: &Health, stored: Option<HealthReading>) -> prometheus::Result<Readings> {
     let readings = Readings::new(vitals.node)?;
-    let probes = vitals.inspector.probes();
-    let actors: Vec<_> = probes.iter().map(|probe| (Actor::of(probe), probe)).collect();
+    let all_metrics = vitals.registry.all_metrics();
+    let actors: Vec<_> = all_metrics
+        .iter()
+        .map(|actor_metrics| (ActorView::of(actor_metrics), actor_metrics))
+        .collect();
     for (name, help, figure) in ACTOR {
         let each = actors.iter();
-        let each = each.filter_map(|(of, probe)| Some((of.path.clone(), figure(of, probe)?)));
+        let each = each
+            .filter_map(|(of, actor_metrics)| Some((of.path.clone(), figure(of, actor_metrics)?)));
         readings.add(name, help, "actor", each)?;
     }
-    if let Some(Reading { outbox_length, outbox_age_seconds, dead_letters }) = stored {
+    if let Some(HealthReading { outbox_length, outbox_age_seconds, dead_letters }) = stored {
         let of = |queue: &str| dead_letters.get(queue).map_or(0.0, |count| *count as f64);
         let each = vitals.queues.iter().map(|queue| (queue.to_string(), of(queue)));
         let help = "Messages that could not be applied and wait for a person.";

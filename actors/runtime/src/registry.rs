@@ -1,7 +1,7 @@
 //! The inspector: every actor of a process by its place in the tree, how it fares, and how it is steered.
 
+mod actor_metrics;
 mod histogram;
-mod probe;
 mod recent;
 
 use std::collections::BTreeMap;
@@ -9,19 +9,21 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use crate::{Error, Result};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
-use shop_persistence::{Error, Result};
 use strum::{Display, EnumString};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-pub use probe::{Handling, Kind, Phase, Probe, State, Steering, Ticket};
+pub use actor_metrics::{
+    ActorKind, ActorMetrics, Control, Phase, ProcessingGuard, QueueGuard, State,
+};
 use recent::SAMPLES;
 
-use crate::{Handled, Service};
+use crate::{HandlerResult, Service};
 
 /// The samples of all actors together take no more memory than so many.
 const MOST_SAMPLES: usize = 900_000;
@@ -102,12 +104,12 @@ pub struct Current {
 
 /// An actor, as it fares now. Quantiles are of the last one to two minutes, and none when nothing was handled in them.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct Actor {
+pub struct ActorView {
     /// Its place in the tree.
     #[schema(example = "shop/order/orders/0")]
     pub path: String,
     /// What sort of actor.
-    pub kind: Kind,
+    pub kind: ActorKind,
     /// How it fares.
     pub status: Status,
     /// When it is started again, if it died.
@@ -161,7 +163,7 @@ pub struct Actor {
 pub struct Tree {
     /// It.
     #[serde(flatten)]
-    pub actor: Actor,
+    pub actor: ActorView,
     /// Those below it.
     #[schema(no_recursion)]
     pub children: Vec<Tree>,
@@ -172,7 +174,7 @@ pub struct Tree {
 pub struct Details {
     /// It.
     #[serde(flatten)]
-    pub actor: Actor,
+    pub actor: ActorView,
     /// How many messages of each name it handled.
     #[schema(value_type = std::collections::HashMap<String, u64>)]
     pub messages: serde_json::Map<String, Value>,
@@ -219,7 +221,7 @@ pub enum Sort {
     HandlerMaxMs,
     MessagesPerSecond,
     BusyShare,
-    Handled,
+    HandlerResult,
     Rejected,
     Expired,
     Lost,
@@ -228,7 +230,7 @@ pub enum Sort {
 
 impl Sort {
     /// What an actor is sorted by. Figures that are missing come last.
-    pub fn figure(self, actor: &Actor) -> f64 {
+    pub fn figure(self, actor: &ActorView) -> f64 {
         let known = |figure: Option<f64>| figure.unwrap_or(-1.0);
         match self {
             Sort::Path => 0.0,
@@ -242,7 +244,7 @@ impl Sort {
             Sort::HandlerMaxMs => known(actor.handler_max_ms),
             Sort::MessagesPerSecond => actor.messages_per_second,
             Sort::BusyShare => actor.busy_share,
-            Sort::Handled => actor.handled as f64,
+            Sort::HandlerResult => actor.handled as f64,
             Sort::Rejected => actor.rejected as f64,
             Sort::Expired => actor.expired as f64,
             Sort::Lost => actor.lost as f64,
@@ -264,39 +266,39 @@ pub struct History {
 
 /// All actors of a process, as one branch of their tree sees them.
 #[derive(Debug, Clone)]
-pub struct Inspector {
+pub struct ActorRegistry {
     all: Arc<RwLock<All>>,
     path: String,
 }
 
 #[derive(Debug, Default)]
 struct All {
-    probes: BTreeMap<String, Arc<Probe>>,
+    all_metrics: BTreeMap<String, Arc<ActorMetrics>>,
     /// The branches that are nodes: none sees the others.
     nodes: Vec<String>,
     /// Whether what is handled is counted.
     counts: bool,
 }
 
-impl Inspector {
+impl ActorRegistry {
     /// Of a tree whose root has this name.
-    pub fn new(root: &str) -> Inspector {
-        Inspector::counting(root, true)
+    pub fn new(root: &str) -> ActorRegistry {
+        ActorRegistry::counting(root, true)
     }
 
     /// Of a tree whose root has this name, and whether it counts and times what is handled.
-    pub fn counting(root: &str, counts: bool) -> Inspector {
+    pub fn counting(root: &str, counts: bool) -> ActorRegistry {
         let all = All { counts, ..All::default() };
-        Inspector { all: Arc::new(RwLock::new(all)), path: root.to_owned() }
+        ActorRegistry { all: Arc::new(RwLock::new(all)), path: root.to_owned() }
     }
 
     /// The branch of this name.
-    pub fn branch(&self, name: &str) -> Inspector {
-        Inspector { all: self.all.clone(), path: format!("{}/{name}", self.path) }
+    pub fn branch(&self, name: &str) -> ActorRegistry {
+        ActorRegistry { all: self.all.clone(), path: format!("{}/{name}", self.path) }
     }
 
     /// The branch of a node, which does not show the other nodes of the process.
-    pub fn node(&self, name: &str) -> Inspector {
+    pub fn node(&self, name: &str) -> ActorRegistry {
         let node = self.branch(name);
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
         if !all.nodes.contains(&node.path) {
@@ -307,27 +309,38 @@ impl Inspector {
     }
 
     /// The measures of the actor at the root of this branch.
-    pub fn probe(&self, kind: Kind, capacity: Option<usize>, lanes: usize) -> Arc<Probe> {
+    pub fn actor_metrics(
+        &self,
+        kind: ActorKind,
+        capacity: Option<usize>,
+        slots: usize,
+    ) -> Arc<ActorMetrics> {
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
         let counts = all.counts;
-        let probe = all.probes.entry(self.path.clone());
-        let make = || Arc::new(Probe::new(self.path.clone(), kind, capacity, lanes, counts));
-        probe.or_insert_with(make).clone()
+        let actor_metrics = all.all_metrics.entry(self.path.clone());
+        let make = || Arc::new(ActorMetrics::new(self.path.clone(), kind, capacity, slots, counts));
+        actor_metrics.or_insert_with(make).clone()
     }
 
     /// All below the root of this branch have ended with it.
     pub fn end(&self) {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
         let below = format!("{}/", self.path);
-        let probes = all.probes.values().filter(|probe| probe.path().starts_with(&below));
-        probes.filter(|probe| probe.kind() != Kind::Pool).for_each(|it| it.enter(Phase::Stopped));
+        let all_metrics = all
+            .all_metrics
+            .values()
+            .filter(|actor_metrics| actor_metrics.path().starts_with(&below));
+        all_metrics
+            .filter(|actor_metrics| actor_metrics.kind() != ActorKind::Pool)
+            .for_each(|it| it.enter(Phase::Stopped));
     }
 
     /// The probe at a path, of those that this branch may see.
-    pub fn find(&self, path: &str) -> Result<Arc<Probe>> {
+    pub fn find(&self, path: &str) -> Result<Arc<ActorMetrics>> {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        let found = all.probes.get(path).filter(|probe| self.sees(&all, probe.path()));
-        found.cloned().ok_or(Error::Missing("actor"))
+        let found =
+            all.all_metrics.get(path).filter(|actor_metrics| self.sees(&all, actor_metrics.path()));
+        found.cloned().ok_or(Error::NotFound)
     }
 
     fn sees(&self, all: &All, path: &str) -> bool {
@@ -339,20 +352,24 @@ impl Inspector {
     }
 
     /// Those that this branch may see, by their paths.
-    pub fn probes(&self) -> Vec<Arc<Probe>> {
+    pub fn all_metrics(&self) -> Vec<Arc<ActorMetrics>> {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        all.probes.values().filter(|probe| self.sees(&all, probe.path())).cloned().collect()
+        all.all_metrics
+            .values()
+            .filter(|actor_metrics| self.sees(&all, actor_metrics.path()))
+            .cloned()
+            .collect()
     }
 
     /// All that this branch may see, sorted by their paths.
-    pub fn actors(&self) -> Vec<Actor> {
-        self.probes().iter().map(|probe| Actor::of(probe)).collect()
+    pub fn actors(&self) -> Vec<ActorView> {
+        self.all_metrics().iter().map(|actor_metrics| ActorView::of(actor_metrics)).collect()
     }
 
     /// The same as a tree.
     pub fn tree(&self) -> Result<Tree> {
         let mut trees: BTreeMap<String, Tree> = BTreeMap::new();
-        let read = |actor: Actor| (actor.path.clone(), Tree { actor, children: vec![] });
+        let read = |actor: ActorView| (actor.path.clone(), Tree { actor, children: vec![] });
         trees.extend(self.actors().into_iter().map(read));
         // From the last path to the first, so that each is whole before it goes to the one above it.
         while let Some((path, mut tree)) = trees.pop_last() {
@@ -363,60 +380,64 @@ impl Inspector {
                 None => return Ok(tree),
             }
         }
-        Err(Error::Missing("actor"))
+        Err(Error::NotFound)
     }
 
     /// All that is known of one.
     pub async fn details(&self, path: &str) -> Result<Details> {
-        let probe = self.find(path)?;
-        let state = probe.state().await;
-        let paths: Vec<String> =
-            self.probes().iter().map(|probe| probe.path().to_owned()).collect();
+        let actor_metrics = self.find(path)?;
+        let state = actor_metrics.state().await;
+        let paths: Vec<String> = self
+            .all_metrics()
+            .iter()
+            .map(|actor_metrics| actor_metrics.path().to_owned())
+            .collect();
         let is_below = |other: &String| {
             above(other, |above| paths.iter().any(|path| path == above)) == Some(path)
         };
         let buckets = |counts: histogram::Counts| {
             counts.buckets().map(|(up_to_ms, count)| Bucket { up_to_ms, count }).collect()
         };
-        let counts = probe.messages().into_iter();
+        let counts = actor_metrics.messages().into_iter();
         Ok(Details {
-            actor: Actor::of(&probe),
+            actor: ActorView::of(&actor_metrics),
             messages: counts.map(|(name, count)| (name.to_owned(), count.into())).collect(),
-            failures: probe.failures(),
+            failures: actor_metrics.failures(),
             state_at: state.as_ref().map(|state| state.at),
             state: state.map(|state| state.view),
-            mailbox_histogram: buckets(probe.waited.counts()),
-            handler_histogram: buckets(probe.took.counts()),
+            mailbox_histogram: buckets(actor_metrics.waited.counts()),
+            handler_histogram: buckets(actor_metrics.took.counts()),
             children: paths.iter().filter(|path| is_below(path)).cloned().collect(),
         })
     }
 
     /// What is remembered of all that this branch may see, by their paths.
     pub fn history(&self) -> BTreeMap<String, History> {
-        let remembered = |probe: &Arc<Probe>| {
-            let recent = probe.recent();
+        let remembered = |actor_metrics: &Arc<ActorMetrics>| {
+            let recent = actor_metrics.recent();
             let samples = &recent.samples;
             let history = History {
                 messages_per_second: samples.iter().map(|sample| round(sample.rate)).collect(),
                 mailbox_depth: samples.iter().map(|sample| sample.depth).collect(),
                 handler_p99_ms: samples.iter().map(|sample| sample.p99_ms.map(round)).collect(),
             };
-            (probe.path().to_owned(), history)
+            (actor_metrics.path().to_owned(), history)
         };
-        self.probes().iter().map(remembered).collect()
+        self.all_metrics().iter().map(remembered).collect()
     }
 
     /// Reads every probe of the process once.
     fn sample(&self, now: Instant) {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        let kept = SAMPLES.min(MOST_SAMPLES / all.probes.len().max(1)).max(1);
-        for probe in all.probes.values() {
-            let current = probe.current();
-            let mut recent = probe.recent();
-            recent.sample(probe, now, kept);
-            let stuck = probe.status(current.as_ref(), false) == Status::Stuck;
+        let kept = SAMPLES.min(MOST_SAMPLES / all.all_metrics.len().max(1)).max(1);
+        for actor_metrics in all.all_metrics.values() {
+            let current = actor_metrics.current();
+            let mut recent = actor_metrics.recent();
+            recent.sample(actor_metrics, now, kept);
+            let stuck = actor_metrics.status(current.as_ref(), false) == Status::Stuck;
             if let (true, false, Some(at)) = (stuck, recent.stuck, &current) {
-                let (actor, message, trace) = (probe.path(), at.message, at.trace_id.as_deref());
+                let (actor, message, trace) =
+                    (actor_metrics.path(), at.message, at.trace_id.as_deref());
                 tracing::warn!(
                     actor,
                     message,
@@ -447,25 +468,25 @@ fn above(path: &str, there_is: impl Fn(&str) -> bool) -> Option<&str> {
     None
 }
 
-impl Actor {
+impl ActorView {
     /// How the actor fares now that this probe measures.
-    pub fn of(probe: &Probe) -> Actor {
-        let current = probe.current();
-        let recent = probe.recent();
+    pub fn of(actor_metrics: &ActorMetrics) -> ActorView {
+        let current = actor_metrics.current();
+        let recent = actor_metrics.recent();
         let (rate, busy_share, refused) = (recent.rate, recent.busy_share, recent.refused);
-        let lately = recent.lately(probe);
+        let lately = recent.lately(actor_metrics);
         drop(recent);
-        let (next_try_at, started_at, restarts, last_failure) = probe.life();
-        Actor {
-            path: probe.path().to_owned(),
-            kind: probe.kind(),
-            status: probe.status(current.as_ref(), refused),
+        let (next_try_at, started_at, restarts, last_failure) = actor_metrics.life();
+        ActorView {
+            path: actor_metrics.path().to_owned(),
+            kind: actor_metrics.kind(),
+            status: actor_metrics.status(current.as_ref(), refused),
             next_try_at,
             started_at,
             restarts,
-            mailbox_depth: probe.depth(),
-            mailbox_high_water: probe.high_water.load(Relaxed),
-            mailbox_capacity: probe.capacity(),
+            mailbox_depth: actor_metrics.depth(),
+            mailbox_high_water: actor_metrics.high_water.load(Relaxed),
+            mailbox_capacity: actor_metrics.capacity(),
             mailbox_p50_ms: lately.waited.quantile(0.5),
             mailbox_p99_ms: lately.waited.quantile(0.99),
             mailbox_max_ms: lately.waited.quantile(1.0),
@@ -474,27 +495,27 @@ impl Actor {
             handler_max_ms: lately.took.quantile(1.0),
             messages_per_second: (rate * 10.0).round() / 10.0,
             busy_share: (busy_share * 1e3).round() / 1e3,
-            handled: probe.handled.load(Relaxed),
-            rejected: probe.rejected.load(Relaxed),
-            expired: probe.expired.load(Relaxed),
-            lost: probe.lost.load(Relaxed),
+            handled: actor_metrics.handled.load(Relaxed),
+            rejected: actor_metrics.rejected.load(Relaxed),
+            expired: actor_metrics.expired.load(Relaxed),
+            lost: actor_metrics.lost.load(Relaxed),
             current,
             last_failure,
-            actions: probe.actions(),
+            actions: actor_metrics.actions(),
         }
     }
 }
 
 /// Reads every probe once a second.
 #[derive(Debug, Clone)]
-pub struct Sampler(pub Inspector);
+pub struct Sampler(pub ActorRegistry);
 
 impl Service for Sampler {
-    async fn run(self, probe: Arc<Probe>, stop: CancellationToken) -> Handled {
+    async fn run(self, actor_metrics: Arc<ActorMetrics>, stop: CancellationToken) -> HandlerResult {
         let mut second = tokio::time::interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(second.tick()).await.is_some() {
-            probe.measure("Sample", async { self.0.sample(Instant::now()) }).await;
+            actor_metrics.measure("Sample", async { self.0.sample(Instant::now()) }).await;
         }
         Ok(())
     }

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 use shop_persistence::{Database, Result, Session, dead_letters, outbox};
+use shop_runtime::{Actor, ActorContext, HandlerResult, respond};
 use strum::IntoStaticStr;
 use tokio::time::Instant;
 
-use crate::{Handled, Me, Owner, Reply, answer};
+use crate::Reply;
 
 /// What the owner of the pulse may be asked.
 #[derive(Debug, IntoStaticStr)]
@@ -16,12 +17,12 @@ pub enum Msg {
     /// Does the database answer?
     Ping(Reply<()>),
     /// What waits there, as it was then or later?
-    Read(Instant, Reply<Reading>),
+    Read(Instant, Reply<HealthReading>),
 }
 
 /// What waits in a database.
 #[derive(Debug, Clone, Default)]
-pub struct Reading {
+pub struct HealthReading {
     /// Events not yet confirmed by the broker.
     pub outbox_length: i64,
     /// How many seconds the oldest of them has waited.
@@ -32,19 +33,19 @@ pub struct Reading {
 
 /// Owns the pulse.
 #[derive(Debug)]
-pub struct Pulse {
+pub struct HealthMonitor {
     session: Session,
-    last: Option<(Instant, Reading)>,
+    last: Option<(Instant, HealthReading)>,
 }
 
-impl Pulse {
+impl HealthMonitor {
     /// The pulse of this database.
-    pub fn new(database: &Database) -> Pulse {
-        Pulse { session: database.session(), last: None }
+    pub fn new(database: &Database) -> HealthMonitor {
+        HealthMonitor { session: database.session(), last: None }
     }
 
     /// Many who ask at once are told of one look.
-    async fn read(&mut self, since: Instant) -> Result<Reading> {
+    async fn read(&mut self, since: Instant) -> Result<HealthReading> {
         if let Some((at, reading)) = &self.last
             && *at >= since
         {
@@ -54,7 +55,7 @@ impl Pulse {
         let read = async |connection: &mut _| {
             let (outbox_length, outbox_age_seconds) = outbox::backlog(connection).await?;
             let dead_letters = dead_letters::count(connection).await?.into_iter().collect();
-            Ok(Reading { outbox_length, outbox_age_seconds, dead_letters })
+            Ok(HealthReading { outbox_length, outbox_age_seconds, dead_letters })
         };
         let reading = self.session.within(read).await?;
         self.last = Some((began, reading.clone()));
@@ -62,17 +63,17 @@ impl Pulse {
     }
 }
 
-impl Owner for Pulse {
+impl Actor for HealthMonitor {
     type Msg = Msg;
 
     fn state(&self) -> Value {
         json!({"connected": self.session.is_open()})
     }
 
-    async fn handle(&mut self, _: &Me<Msg>, message: Msg) -> Handled {
+    async fn handle(&mut self, _: &ActorContext<Msg>, message: Msg) -> HandlerResult {
         match message {
-            Msg::Ping(reply) => answer(reply, self.session.ping().await),
-            Msg::Read(since, reply) => answer(reply, self.read(since).await),
+            Msg::Ping(reply) => respond(reply, self.session.ping().await),
+            Msg::Read(since, reply) => respond(reply, self.read(since).await),
         }
     }
 }

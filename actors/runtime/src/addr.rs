@@ -5,14 +5,14 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::{Error, ReplyError, Result, TaskContext};
 use ractor::{ActorRef, RpcReplyPort, concurrency};
-use shop_persistence::{Cause, Error, Result};
 use tokio::time::{Instant, timeout_at};
 
-use crate::inspector::{Handling, Inspector, Kind, Probe, Ticket};
+use crate::registry::{ActorKind, ActorMetrics, ActorRegistry, ProcessingGuard, QueueGuard};
 
 /// Where an owner answers.
-pub type Reply<T> = RpcReplyPort<Result<T>>;
+pub type Reply<T, E = Error> = RpcReplyPort<std::result::Result<T, E>>;
 
 /// What an owner may be asked. The name of a message is that of its variant.
 pub trait Message: Send + 'static {
@@ -48,7 +48,7 @@ impl<M: Message> Addr<M> {
     /// An address of `shares` owners of this name on a branch of the tree, each with a mailbox for `capacity` messages; an
     /// ask is answered within `patience` or not at all.
     pub fn new(
-        branch: &Inspector,
+        branch: &ActorRegistry,
         name: &'static str,
         shares: usize,
         capacity: usize,
@@ -56,7 +56,7 @@ impl<M: Message> Addr<M> {
     ) -> Addr<M> {
         let mailbox = |share| {
             let place = branch.branch(name).branch(&format!("{share}"));
-            Mailbox::new(name, place.probe(Kind::Owner, Some(capacity), 1))
+            Mailbox::new(name, place.actor_metrics(ActorKind::Actor, Some(capacity), 1))
         };
         let mailboxes = (0..shares.max(1)).map(mailbox).collect();
         Addr { mailboxes, hasher: RandomState::new(), patience }
@@ -69,45 +69,46 @@ impl<M: Message> Addr<M> {
 
     /// Asks the owner of `key`. Messages of one key are handled one after the other, in the order they were sent.
     ///
-    /// [`Error::Overloaded`] when the mailbox is full: nothing was done. [`Error::Away`] when no answer came in
+    /// [`Error::Overloaded`] when the mailbox is full: nothing was done. [`Error::Unavailable`] when no answer came in
     /// time, [`Error::Crashed`] when the owner ended while at it: whether it was done is unknown.
-    pub async fn ask<T: Send + 'static>(
+    pub async fn ask<T: Send + 'static, E: ReplyError>(
         &self,
         key: impl Hash,
-        message: impl FnOnce(Reply<T>) -> M,
-    ) -> Result<T> {
+        message: impl FnOnce(Reply<T, E>) -> M,
+    ) -> Result<T, E> {
         let share = self.hasher.hash_one(key) as usize % self.mailboxes.len();
-        self.ask_at(&self.mailboxes[share], message).await
+        self.ask_mailbox(&self.mailboxes[share], message).await
     }
 
     /// Asks where the others are: the first owner that is at hand and has fewer than `company` messages to handle. For
     /// messages that an owner handles together, and that need no order among themselves. Fails as [`ask`](Self::ask) does.
-    pub async fn ask_together<T: Send + 'static>(
+    pub async fn ask_batched<T: Send + 'static, E: ReplyError>(
         &self,
         company: usize,
-        message: impl FnOnce(Reply<T>) -> M,
-    ) -> Result<T> {
-        let at_hand = || self.mailboxes.iter().filter(|mailbox| mailbox.probe.is_at_hand());
-        let has_room = |mailbox: &&Arc<Mailbox<M>>| mailbox.probe.depth() < company;
-        let depth = |mailbox: &&Arc<Mailbox<M>>| mailbox.probe.depth();
+        message: impl FnOnce(Reply<T, E>) -> M,
+    ) -> Result<T, E> {
+        let at_hand = || self.mailboxes.iter().filter(|mailbox| mailbox.actor_metrics.is_at_hand());
+        let has_room = |mailbox: &&Arc<Mailbox<M>>| mailbox.actor_metrics.depth() < company;
+        let depth = |mailbox: &&Arc<Mailbox<M>>| mailbox.actor_metrics.depth();
         let mailbox = at_hand().find(has_room).or_else(|| at_hand().min_by_key(depth));
-        self.ask_at(mailbox.unwrap_or(&self.mailboxes[0]), message).await
+        self.ask_mailbox(mailbox.unwrap_or(&self.mailboxes[0]), message).await
     }
 
-    async fn ask_at<T: Send + 'static>(
+    async fn ask_mailbox<T: Send + 'static, E: ReplyError>(
         &self,
         mailbox: &Mailbox<M>,
-        message: impl FnOnce(Reply<T>) -> M,
-    ) -> Result<T> {
+        message: impl FnOnce(Reply<T, E>) -> M,
+    ) -> Result<T, E> {
         let now = Instant::now();
         let deadline = now + self.patience;
         let (reply, answer) = concurrency::oneshot();
         mailbox.post(message(reply.into()), now, deadline)?;
         match timeout_at(deadline, answer).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(Error::Crashed(mailbox.kind)),
+            Ok(Err(_)) => Err(Error::Crashed(mailbox.kind).into()),
             Err(_) => {
-                Err(Error::Away(format!("the {} did not answer in time", mailbox.kind).into()))
+                let why = format!("the {} did not answer in time", mailbox.kind);
+                Err(Error::Unavailable(why.into()).into())
             }
         }
     }
@@ -116,7 +117,7 @@ impl<M: Message> Addr<M> {
 /// The queue in front of one owner. It stays, with all that waits in it, when the owner is replaced by a fresh one.
 pub struct Mailbox<M> {
     pub(crate) kind: &'static str,
-    probe: Arc<Probe>,
+    actor_metrics: Arc<ActorMetrics>,
     queue: Mutex<Queue<M>>,
 }
 
@@ -138,11 +139,11 @@ pub(crate) enum Signal<M> {
 }
 
 impl<M: Message> Mailbox<M> {
-    fn new(kind: &'static str, probe: Arc<Probe>) -> Arc<Mailbox<M>> {
+    fn new(kind: &'static str, actor_metrics: Arc<ActorMetrics>) -> Arc<Mailbox<M>> {
         let queue = Mutex::new(Queue { waiting: VecDeque::new(), owner: None });
-        let mailbox = Arc::new(Mailbox { kind, probe, queue });
+        let mailbox = Arc::new(Mailbox { kind, actor_metrics, queue });
         let looked_at = Arc::downgrade(&mailbox);
-        mailbox.probe.nudged_by(move || {
+        mailbox.actor_metrics.on_state_request(move || {
             let mailbox = looked_at.upgrade();
             mailbox.iter().for_each(|mailbox| mailbox.queue().tell(Signal::Look));
         });
@@ -150,8 +151,8 @@ impl<M: Message> Mailbox<M> {
     }
 
     /// What is measured of it and of its owner.
-    pub fn probe(&self) -> &Arc<Probe> {
-        &self.probe
+    pub fn actor_metrics(&self) -> &Arc<ActorMetrics> {
+        &self.actor_metrics
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue<M>> {
@@ -170,16 +171,16 @@ impl<M: Message> Mailbox<M> {
 
     /// Puts a message from outside in, if there is room for it.
     fn post(&self, message: M, now: Instant, deadline: Instant) -> Result<()> {
-        let envelope = self.envelope(message, now, Some(deadline), Cause::current());
-        if self.probe.is_closed() {
-            envelope.ticket.reject();
+        let envelope = self.envelope(message, now, Some(deadline), TaskContext::current());
+        if self.actor_metrics.is_closed() {
+            envelope.guard.reject();
             let why =
                 format!("the {} takes nothing new: an administrator has it drained", self.kind);
-            return Err(Error::Away(why.into()));
+            return Err(Error::Unavailable(why.into()));
         }
-        if self.probe.is_full() {
-            envelope.ticket.reject();
-            return Err(Error::Overloaded(self.kind.into()));
+        if self.actor_metrics.is_full() {
+            envelope.guard.reject();
+            return Err(Error::Overloaded(self.kind));
         }
         self.put(envelope);
         Ok(())
@@ -206,10 +207,10 @@ impl<M: Message> Mailbox<M> {
         message: M,
         now: Instant,
         deadline: Option<Instant>,
-        cause: Option<Cause>,
+        context: Option<TaskContext>,
     ) -> Envelope<M> {
-        let ticket = self.probe.arrive(now, deadline);
-        Envelope { message, deadline, cause, ticket }
+        let guard = self.actor_metrics.arrive(now, deadline);
+        Envelope { message, deadline, context, guard }
     }
 }
 
@@ -224,7 +225,7 @@ impl<M: Message> Queue<M> {
 
 impl<M> std::fmt::Debug for Mailbox<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Mailbox").field("probe", &self.probe).finish_non_exhaustive()
+        f.debug_struct("Mailbox").field("probe", &self.actor_metrics).finish_non_exhaustive()
     }
 }
 
@@ -233,18 +234,18 @@ impl<M> std::fmt::Debug for Mailbox<M> {
 pub(crate) struct Envelope<M> {
     message: M,
     pub(crate) deadline: Option<Instant>,
-    pub(crate) cause: Option<Cause>,
-    ticket: Ticket,
+    pub(crate) context: Option<TaskContext>,
+    guard: QueueGuard,
 }
 
 impl<M: Message> Envelope<M> {
     /// The message, unless its asker has given up; and the measure of its handling.
-    pub(crate) fn open(self, now: Instant) -> Option<(M, Handling)> {
+    pub(crate) fn open(self, now: Instant) -> Option<(M, ProcessingGuard)> {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             return None;
         }
-        let trace = self.cause.map(|cause| cause.trace);
-        let handling = self.ticket.open(self.message.name(), trace, now);
+        let trace = self.context.map(|context| context.trace);
+        let handling = self.guard.open(self.message.name(), trace, now);
         Some((self.message, handling))
     }
 }

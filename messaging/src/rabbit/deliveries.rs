@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     broker::{Delivery, Result},
-    dead_letters::Postmark,
+    dead_letters::DeadLetterMeta,
     topology::DEAD_LETTERS,
 };
 
@@ -32,9 +32,9 @@ use crate::{
 /// and all that was handed out with it counts one more try. So the next consumer takes messages one
 /// by one, until it is past where that one could be, and only that one ever has too many tries.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Suspicions(Arc<Mutex<HashSet<String>>>);
+pub(super) struct PoisonIsolation(Arc<Mutex<HashSet<String>>>);
 
-impl Suspicions {
+impl PoisonIsolation {
     fn consider(&self, queue: &str, session: &Session) {
         if session.broke_off() {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.to_owned());
@@ -48,36 +48,36 @@ impl Suspicions {
 
 /// A session to consume one queue on.
 #[derive(Debug)]
-pub struct Consumer {
+pub struct Deliveries {
     rabbit: Rabbit,
     queue: String,
     prefetch: u16,
     one_by_one: Option<u16>, // for so many more messages
     session: Session,
-    subscription: Subscription,
+    callback: ConsumerCallback,
     early: Option<Delivery>, // came before the present subscription
     unacked: BTreeMap<u64, BasicProperties>,
     dead_letters: Option<Publisher>, // once there are any
 }
 
 #[derive(Debug)]
-struct Subscription {
+struct ConsumerCallback {
     consumer_tag: String,
     deliveries: UnboundedReceiver<ConsumerMessage>, // at most the prefetch
 }
 
-impl Consumer {
+impl Deliveries {
     pub(super) async fn open(rabbit: &Rabbit, queue: &str, prefetch: u16) -> Result<Self> {
         let mut session = Session::open(&rabbit.config).await?;
         let prefetch = prefetch.max(1);
-        let one_by_one = rabbit.suspicions.lift(queue).then_some(prefetch);
+        let one_by_one = rabbit.poison_isolation.lift(queue).then_some(prefetch);
         let width = if one_by_one.is_some() { 1 } else { prefetch };
         let prepared = async {
             rabbit.declare(&session.channel).await?;
-            Subscription::open(&session.channel, &rabbit.name(queue), width).await
+            ConsumerCallback::open(&session.channel, &rabbit.name(queue), width).await
         };
         match prepared.await {
-            Ok(subscription) => {
+            Ok(callback) => {
                 if one_by_one.is_some() {
                     info!(queue, "taking messages one by one after a session that broke off");
                 }
@@ -87,15 +87,15 @@ impl Consumer {
                     prefetch,
                     one_by_one,
                     session,
-                    subscription,
+                    callback,
                     early: None,
                     unacked: BTreeMap::new(),
                     dead_letters: None,
                 })
             }
-            Err(cause) => {
-                let refused = session.refused(cause);
-                rabbit.suspicions.consider(queue, &session);
+            Err(context) => {
+                let refused = session.refused(context);
+                rabbit.poison_isolation.consider(queue, &session);
                 Err(refused)
             }
         }
@@ -109,7 +109,7 @@ impl Consumer {
             let message = select! {
                 biased;
                 over = self.session.ended() => return Err(over),
-                Some(message) = self.subscription.deliveries.recv() => message,
+                Some(message) = self.callback.deliveries.recv() => message,
             };
             if let Some(delivery) = self.accept(message) {
                 return Ok(delivery);
@@ -121,7 +121,7 @@ impl Consumer {
         if let Some(early) = self.early.take() {
             return Some(early);
         }
-        let message = self.subscription.deliveries.try_recv().ok()?;
+        let message = self.callback.deliveries.try_recv().ok()?;
         self.accept(message)
     }
 
@@ -135,10 +135,12 @@ impl Consumer {
         Some(Delivery { tag, tries, message: self.rabbit.plain(message) })
     }
 
-    pub(crate) fn postmark(&self, tag: u64) -> Postmark {
+    pub(crate) fn dead_letter_meta(&self, tag: u64) -> DeadLetterMeta {
         let properties = self.unacked.get(&tag);
         let limit = self.rabbit.config.delivery_limit;
-        properties.map(|properties| properties::postmark(properties, limit)).unwrap_or_default()
+        properties
+            .map(|properties| properties::dead_letter_meta(properties, limit))
+            .unwrap_or_default()
     }
 
     pub(crate) async fn ack(&mut self, tag: u64) -> Result<()> {
@@ -176,7 +178,7 @@ impl Consumer {
 
     /// The copy goes by a connection of its own: when RabbitMQ is full it stops reading from those
     /// that publish, and acknowledgements must not wait for that.
-    pub(crate) async fn park(&mut self, delivery: Delivery, reason: &str) -> Result<()> {
+    pub(crate) async fn dead_letter(&mut self, delivery: Delivery, reason: &str) -> Result<()> {
         self.session.check()?;
         let Delivery { tag, tries, message } = delivery;
         let Some(properties) = self.unacked.get(&tag) else { return Ok(()) };
@@ -202,12 +204,12 @@ impl Consumer {
                 let channel = &self.session.channel;
                 let queue = self.rabbit.name(&self.queue);
                 let widened = async {
-                    self.subscription.cancel(channel).await?;
-                    Subscription::open(channel, &queue, self.prefetch).await
+                    self.callback.cancel(channel).await?;
+                    ConsumerCallback::open(channel, &queue, self.prefetch).await
                 };
                 let outcome = widened.await;
                 let wide = self.session.judge(outcome)?;
-                let mut narrow = mem::replace(&mut self.subscription, wide);
+                let mut narrow = mem::replace(&mut self.callback, wide);
                 let early = narrow.deliveries.try_recv().ok(); // one at most
                 self.early = early.and_then(|message| self.accept(message));
                 None
@@ -225,13 +227,13 @@ impl Consumer {
     }
 }
 
-impl Drop for Consumer {
+impl Drop for Deliveries {
     fn drop(&mut self) {
-        self.rabbit.suspicions.consider(&self.queue, &self.session);
+        self.rabbit.poison_isolation.consider(&self.queue, &self.session);
     }
 }
 
-impl Subscription {
+impl ConsumerCallback {
     async fn open(channel: &Channel, queue: &str, prefetch: u16) -> Outcome<Self> {
         within(channel.basic_qos(BasicQosArguments::new(0, prefetch, false))).await?;
         let arguments = BasicConsumeArguments::new(queue, "");
