@@ -27,13 +27,13 @@ need_postgres
 need_rabbitmq
 need_chromium
 step 'format' cargo fmt --check
-step 'lints' cargo clippy --workspace --all-targets --profile checks --locked -- -D warnings
+step 'lints' cargo clippy --workspace --all-targets --locked -- -D warnings
 step 'release binary' cargo build --release --locked --bin shop
 step 'make run' sh scripts/run.sh --version
-step 'tests' cargo test --workspace --profile checks --locked
+step 'tests' cargo test --workspace --release --locked
 export SHOP_TESTS_REPLICAS=2
-step 'tests on two replicas, in turns' cargo test --workspace --profile checks --locked --test it -- \
+step 'tests on two replicas, in turns' cargo test --workspace --release --locked --test it -- \
     users:: catalog:: orders:: events:: flow:: idempotency:: dead_letters:: ledger:: resync:: operations::
 unset SHOP_TESTS_REPLICAS
-step 'torture, 60 s' cargo run --profile checks --locked --bin torture -- \
+step 'torture, 60 s' cargo run --release --locked --bin torture -- \
     --seconds 60 --clients 16 --rate 150 --every 2 --seed 7

@@ -289,7 +289,7 @@ impl Config {
         )?;
         within("jwt.verified_for_seconds", self.jwt.verified_for_seconds.into(), 0, 3600)?;
         within("rabbitmq.prefetch", self.rabbitmq.prefetch.into(), 1, 10_000)?;
-        within("rabbitmq.most_tries", self.rabbitmq.max_attempts.into(), 0, 1000)?;
+        within("rabbitmq.max_attempts", self.rabbitmq.max_attempts.into(), 0, 1000)?;
         within("rabbitmq.delivery_limit", self.rabbitmq.delivery_limit.into(), 1, 1000)?;
         for (kind, capacity) in [
             ("users", self.mailboxes.users),
@@ -298,7 +298,7 @@ impl Config {
             ("customers", self.mailboxes.customers),
             ("dead_letters", self.mailboxes.dead_letters),
             ("audit", self.mailboxes.audit),
-            ("pulse", self.mailboxes.health_monitor),
+            ("health_monitor", self.mailboxes.health_monitor),
             ("passwords", self.mailboxes.passwords),
         ] {
             within(&format!("mailboxes.{kind}"), capacity as u64, 1, 1_000_000)?;

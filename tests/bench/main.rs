@@ -64,7 +64,7 @@ impl Arguments {
     fn command(&self) -> String {
         let Arguments { rounds, seconds, only, big, backlog, .. } = self;
         let mut command = format!(
-            "cargo run --profile checks --bin bench -- --rounds {rounds} --seconds {seconds} --backlog {backlog}"
+            "cargo run --release --bin bench -- --rounds {rounds} --seconds {seconds} --backlog {backlog}"
         );
         if !only.is_empty() {
             let names = only.iter().map(Section::to_string).collect::<Vec<_>>().join(",");

@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 const PATHS: [&str; 8] = [
     "actors/src/idempotency.rs",
     "actors/src/orders.rs",
-    "messaging/src/intake.rs",
+    "messaging/src/consumer.rs",
     "messaging/src/relay.rs",
     "persistence/src/idempotency.rs",
     "persistence/src/orders.rs",

@@ -209,7 +209,7 @@ async fn what_ended_its_owner_is_applied_once_the_bug_is_mended(shop: TestShop) 
 #[tokio::test]
 async fn the_configuration_says_how_often_is_tried_what_ends_its_owner() {
     let mut settings = Settings::new(Over::Bus).await;
-    settings.set("SHOP__RABBITMQ__MOST_TRIES", "1");
+    settings.set("SHOP__RABBITMQ__MAX_ATTEMPTS", "1");
     let shop = TestShop::with(settings).await;
     let admin = shop.admin().await;
     let mut database = shop.settings.database(Node::Order).await;

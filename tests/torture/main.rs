@@ -63,7 +63,7 @@ impl Arguments {
         let Arguments { seconds, clients, rate, every, converge, .. } = self;
         let faults = self.faults.iter().map(Kind::to_string).collect::<Vec<_>>().join(",");
         format!(
-            "cargo run --profile checks --bin torture -- --seconds {seconds} --clients {clients} \
+            "cargo run --release --bin torture -- --seconds {seconds} --clients {clients} \
              --rate {rate} --seed {seed} --faults {faults} --every {every} --converge {converge}"
         )
     }
