@@ -7,6 +7,6 @@ cd "$(dirname "$0")/.."
     exit 2
 }
 if cargo nextest --version >/dev/null 2>&1; then
-    exec cargo nextest run --workspace --locked -E "test($1) - binary(crash)"
+    exec cargo nextest run --workspace --locked --lib --test it --test house -E "test($1)"
 fi
-exec cargo test --workspace --locked --lib --test it -- "$1"
+exec cargo test --workspace --locked --lib --test it --test house -- "$1"

@@ -53,7 +53,7 @@ const APPEND: &str = "
 
 /// Writes events into the transaction that causes them. Call it after the rows that they are about are locked,
 /// so that the events of one user or product stand in the order of its changes; and so that the transaction has its number
-/// before its events have theirs, which [`Horizon`] counts on.
+/// before its events have theirs, which `Horizon` counts on.
 pub async fn append(tx: &mut PgConnection, entries: &[OutboxEvent]) -> Result<()> {
     bind(sqlx::query(APPEND), entries)?.execute(tx).failpoint("outbox: append").await?;
     Ok(())

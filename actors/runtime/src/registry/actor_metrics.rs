@@ -583,7 +583,7 @@ impl ActorMetrics {
     }
 }
 
-/// Measures the handling of a message for as long as it lives. Dropped before it is [`done`](Handling::done), the
+/// Measures the handling of a message for as long as it lives. Dropped before it is [`done`](ProcessingGuard::done), the
 /// message is lost: its actor died of it, or was ended meanwhile.
 #[derive(Debug)]
 pub struct ProcessingGuard {
