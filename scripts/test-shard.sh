@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs one shard of the tests: test-shard.sh SHARD SHARDS. The integration tests are divided by module
-# in turn; the first shard also runs the unit tests and the last one the crash test.
+# in turn. The first shard also runs the unit, house, embedded and documentation tests, the last one
+# the crash test.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/install.sh
@@ -16,7 +17,11 @@ need_postgres
 need_rabbitmq
 need_chromium
 cargo build --release --locked --bin shop
-[ "$shard" != 1 ] || cargo test --workspace --release --locked --lib --bins --test house
+if [ "$shard" = 1 ]; then
+    cargo test --workspace --release --locked --lib --bins --examples \
+        --test house --test embedded
+    cargo test --workspace --release --locked --doc
+fi
 [ "$shard" != "$shards" ] || cargo test --workspace --release --locked --test crash
 
 modules=$(sed -n 's/^mod \([a-z_]*\);$/\1::/p' tests/it/main.rs |
