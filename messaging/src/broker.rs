@@ -9,20 +9,20 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The broker is away, or refused us.
-    #[error("no session with {broker}: {context}")]
+    #[error("no session with {broker}: {cause}")]
     Unopened {
         /// Which broker, and where.
         broker: String,
         /// What happened.
-        context: String,
+        cause: String,
     },
     /// The session ended: what was not confirmed may be lost, what was not acknowledged comes again.
-    #[error("the session with {broker} is over: {context}")]
+    #[error("the session with {broker} is over: {cause}")]
     Over {
         /// Which broker, and where.
         broker: String,
         /// What happened.
-        context: String,
+        cause: String,
     },
 }
 

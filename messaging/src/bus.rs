@@ -51,8 +51,8 @@ impl Bus {
 
     pub(crate) fn consume(&self, queue: &str, prefetch: u16) -> Result<Deliveries> {
         let Some(queue) = self.queues.get(queue).cloned() else {
-            let context = format!("there is no queue {queue:?}");
-            return Err(Error::Unopened { broker: NAME.to_owned(), context });
+            let cause = format!("there is no queue {queue:?}");
+            return Err(Error::Unopened { broker: NAME.to_owned(), cause });
         };
         let prefetch = usize::from(prefetch.max(1));
         Ok(Deliveries { queue, prefetch, last_tag: 0, unacked: BTreeMap::new() })
@@ -169,8 +169,8 @@ impl Publisher {
         let destinations = topology::destinations(exchange, routing_key);
         if destinations.is_empty() {
             // `settled` tells, as it does when RabbitMQ returns a message.
-            let context = format!("no queue gets what goes to {exchange:?} with {routing_key:?}");
-            self.over = Some(Error::Over { broker: NAME.to_owned(), context });
+            let cause = format!("no queue gets what goes to {exchange:?} with {routing_key:?}");
+            self.over = Some(Error::Over { broker: NAME.to_owned(), cause });
             return Ok(());
         }
         let message = Arc::new(message);

@@ -85,7 +85,7 @@ impl Event {
                         InvalidValue(format!("delta, without its sign, {why}").into())
                     })?;
                 }
-                movements.iter().map(|movement| &movement.context).collect()
+                movements.iter().map(|movement| &movement.cause).collect()
             }
         };
         match texts.iter().any(|text| text.contains('\0')) {

@@ -415,7 +415,7 @@ async fn insert(
         .bind(items().map(|item| item.product.price).collect::<Vec<_>>())
         .bind(sold.iter().map(|(movement, _)| movement.id).collect::<Vec<_>>())
         .bind(sold.iter().map(|(movement, _)| movement.delta).collect::<Vec<_>>())
-        .bind(sold.iter().map(|(movement, _)| movement.context.as_str()).collect::<Vec<_>>())
+        .bind(sold.iter().map(|(movement, _)| movement.cause.as_str()).collect::<Vec<_>>())
         .bind(pieces.keys().copied().collect::<Vec<_>>())
         .bind(pieces.values().copied().collect::<Vec<_>>());
     let insert = outbox::bind(insert, &stock::told(sold))?;

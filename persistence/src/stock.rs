@@ -29,7 +29,7 @@ pub struct Movement {
     pub delta: i64,
     /// Why, for whoever reads the ledger.
     #[schema(example = "order 12")]
-    pub context: String,
+    pub cause: String,
 }
 
 /// Stands before the cause of a movement whose order this database no longer has.
@@ -39,7 +39,7 @@ impl Movement {
     /// Stock that came with a version of a product; its id follows from both, so it is the same on every node.
     pub fn stocked(product_id: ProductId, version: i64, delta: i64) -> Movement {
         let id = Movement::stocked_id(product_id, version);
-        Movement { id, product_id, delta, context: "stocked".into() }
+        Movement { id, product_id, delta, cause: "stocked".into() }
     }
 
     fn stocked_id(product_id: ProductId, version: i64) -> Uuid {
@@ -49,7 +49,7 @@ impl Movement {
 
     /// Stock that an order took, or gave back.
     pub fn sold(product_id: ProductId, delta: i64, order: OrderId) -> Movement {
-        Movement { id: Uuid::now_v7(), product_id, delta, context: format!("order {order}") }
+        Movement { id: Uuid::now_v7(), product_id, delta, cause: format!("order {order}") }
     }
 }
 
@@ -115,7 +115,7 @@ pub async fn apply(tx: &mut PgConnection, movements: &[Movement]) -> Result<()> 
         .bind(movements.iter().map(|movement| movement.id).collect::<Vec<_>>())
         .bind(&products)
         .bind(movements.iter().map(|movement| movement.delta).collect::<Vec<_>>())
-        .bind(movements.iter().map(|movement| movement.context.as_str()).collect::<Vec<_>>())
+        .bind(movements.iter().map(|movement| movement.cause.as_str()).collect::<Vec<_>>())
         .execute(tx)
         .failpoint("stock: apply")
         .await?;
@@ -140,7 +140,7 @@ pub async fn sell(tx: &mut PgConnection, sold: Vec<(Movement, Option<SpanContext
         .bind(movements().map(|movement| movement.id).collect::<Vec<_>>())
         .bind(movements().map(|movement| movement.product_id).collect::<Vec<_>>())
         .bind(movements().map(|movement| movement.delta).collect::<Vec<_>>())
-        .bind(movements().map(|movement| movement.context.as_str()).collect::<Vec<_>>())
+        .bind(movements().map(|movement| movement.cause.as_str()).collect::<Vec<_>>())
         .execute(&mut *tx)
         .failpoint("stock: sell")
         .await?;
@@ -201,11 +201,11 @@ const TAKE_OVER: &str = "
 /// than they are or was restored from before them. Says how many these were. A product that this node has not heard
 /// of is not for sale before it has, so nothing of what is sold is sold again.
 pub async fn take_over(tx: &mut PgConnection, sold: &[Movement]) -> Result<i64> {
-    let context = |movement: &Movement| {
-        movement.context.strip_prefix(TAKEN_OVER).unwrap_or(&movement.context).to_owned()
+    let cause = |movement: &Movement| {
+        movement.cause.strip_prefix(TAKEN_OVER).unwrap_or(&movement.cause).to_owned()
     };
-    let causes: Vec<String> = sold.iter().map(context).collect();
-    let order = |context: &String| context.strip_prefix("order ")?.parse().ok();
+    let causes: Vec<String> = sold.iter().map(cause).collect();
+    let order = |cause: &String| cause.strip_prefix("order ")?.parse().ok();
     let orders: Vec<Option<OrderId>> = causes.iter().map(order).collect();
     let products: Vec<_> = sold.iter().map(|movement| movement.product_id).collect();
     if let Some(newest) = orders.iter().flatten().max() {

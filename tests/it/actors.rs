@@ -716,7 +716,14 @@ fn every_promise_of_the_runtime_is_held_by_a_test_that_there_is() {
         let tests = named(bullet);
         assert!(!tests.is_empty(), "held by no test: {bullet}");
         for (module, test) in tests {
-            let places = ["tests/it", "actors/src", "supervisor/src", "http/src", "messaging/src"];
+            let places = [
+                "tests/it",
+                "actors/runtime/src",
+                "actors/src",
+                "supervisor/src",
+                "http/src",
+                "messaging/src",
+            ];
             let sources = places.map(|place| read(format!("{place}/{module}.rs")));
             let is_there = |source: &String| {
                 source.contains(&format!("fn {test}(")) || source.contains(&format!("    {test}\n"))

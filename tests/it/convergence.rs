@@ -153,7 +153,7 @@ impl Heard {
         let Heard::Sale { product, number, delta } = *self else { return None };
         let id = Uuid::from_u128((history as u128) << 64 | (product as u128) << 32 | number);
         let product_id = product_id(history, product);
-        Some(Movement { id, product_id, delta, context: format!("order {number}") })
+        Some(Movement { id, product_id, delta, cause: format!("order {number}") })
     }
 
     fn user(&self, history: i64) -> Option<UserUpdate> {

@@ -118,7 +118,7 @@ impl Child {
     ) -> Child {
         let actor_metrics = branch.actor_metrics(ActorKind::Supervisor, None, 1);
         let start = move |actor_metrics, supervisor| {
-            let children = children().map_err(|error| SpawnErr::StartupFailed(error));
+            let children = children().map_err(SpawnErr::StartupFailed);
             async move {
                 let branch = Supervisor { actor_metrics, strategy, policy };
                 let (branch, _) =

@@ -93,8 +93,8 @@ impl Deliveries {
                     dead_letters: None,
                 })
             }
-            Err(context) => {
-                let refused = session.refused(context);
+            Err(cause) => {
+                let refused = session.refused(cause);
                 rabbit.poison_isolation.consider(queue, &session);
                 Err(refused)
             }

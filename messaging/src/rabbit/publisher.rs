@@ -41,7 +41,7 @@ impl Publisher {
                 let rabbit = rabbit.clone();
                 Ok(Self { rabbit, session, last_tag: 0, in_flight: BTreeMap::new() })
             }
-            Err(context) => Err(session.refused(context)),
+            Err(cause) => Err(session.refused(cause)),
         }
     }
 
@@ -51,9 +51,8 @@ impl Publisher {
         let names =
             [Some(&exchange), Some(&routing_key), message.id.as_ref(), message.kind.as_ref()];
         if names.into_iter().flatten().any(|name| name.len() > LONGEST_NAME) {
-            let context =
-                format!("message {:?} has a name of over {LONGEST_NAME} bytes", message.id);
-            return Err(self.session.end(context));
+            let cause = format!("message {:?} has a name of over {LONGEST_NAME} bytes", message.id);
+            return Err(self.session.end(cause));
         }
         self.send(guard, &exchange, &routing_key, properties::write(&message), message.body).await
     }
@@ -89,8 +88,8 @@ impl Publisher {
                 biased;
                 confirmation = self.session.event() => confirmation?,
                 () = overdue => {
-                    let context = format!("no confirmation within {} s", PATIENCE.as_secs());
-                    return Err(self.session.end(context));
+                    let cause = format!("no confirmation within {} s", PATIENCE.as_secs());
+                    return Err(self.session.end(cause));
                 }
             };
             let mut tickets = self.settle(&confirmation);

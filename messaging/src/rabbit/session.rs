@@ -54,7 +54,7 @@ impl Session {
     /// Connects and opens a channel.
     pub async fn open(config: &RabbitConfig) -> Result<Self> {
         let broker = format!("rabbitmq at {}:{}", config.host, config.port);
-        let unopened = |context| Error::Unopened { broker: broker.clone(), context };
+        let unopened = |cause| Error::Unopened { broker: broker.clone(), cause };
         let RabbitConfig { host, port, user, password, vhost, connection_name, .. } = config;
         let arguments = OpenConnectionArguments::new(host, *port, user, password.expose_secret())
             .virtual_host(vhost)
@@ -91,25 +91,25 @@ impl Session {
         }
     }
 
-    /// The session is over: because of what the broker said, or else of `context`.
-    pub fn end(&mut self, context: String) -> Error {
+    /// The session is over: because of what the broker said, or else of `cause`.
+    pub fn end(&mut self, cause: String) -> Error {
         if let Some(over) = &self.over {
             return over.clone();
         }
         let said = std::iter::from_fn(|| self.events.try_recv().ok()).find_map(Event::err);
         self.broke_off = said.is_none();
-        self.over.insert(over(&self.broker, said.unwrap_or(context))).clone()
+        self.over.insert(over(&self.broker, said.unwrap_or(cause))).clone()
     }
 
     /// A call that came to nothing ends the session.
     pub fn judge<T>(&mut self, outcome: Outcome<T>) -> Result<T> {
-        outcome.map_err(|context| self.end(context))
+        outcome.map_err(|cause| self.end(cause))
     }
 
     /// As [`end`](Self::end), for a session that was not in use yet.
-    pub fn refused(&mut self, context: String) -> Error {
-        match self.end(context) {
-            Error::Over { broker, context } => Error::Unopened { broker, context },
+    pub fn refused(&mut self, cause: String) -> Error {
+        match self.end(cause) {
+            Error::Over { broker, cause } => Error::Unopened { broker, cause },
             unopened => unopened,
         }
     }
@@ -145,8 +145,8 @@ impl fmt::Debug for Session {
     }
 }
 
-fn over(broker: &str, context: String) -> Error {
-    Error::Over { broker: broker.to_owned(), context }
+fn over(broker: &str, cause: String) -> Error {
+    Error::Over { broker: broker.to_owned(), cause }
 }
 
 /// Waits for `call`, but not for ever.
@@ -168,12 +168,12 @@ fn plainly(error: AmqpError) -> String {
 }
 
 /// RabbitMQ does not tell amqprs of a wrong password: it waits a moment and hangs up.
-fn refusal(context: String) -> String {
+fn refusal(cause: String) -> String {
     let hung_up = ["peer shutdown", "interrupted", "reset by peer"];
-    if hung_up.iter().any(|sign| context.contains(sign)) {
-        format!("it hung up, as it does when the user or the password is wrong ({context})")
+    if hung_up.iter().any(|sign| cause.contains(sign)) {
+        format!("it hung up, as it does when the user or the password is wrong ({cause})")
     } else {
-        context
+        cause
     }
 }
 

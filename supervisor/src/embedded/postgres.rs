@@ -209,12 +209,12 @@ impl Log {
     /// The line that best tells why a start failed.
     fn last_words(&self) -> String {
         let log = fs::read_to_string(&self.path).unwrap_or_default();
-        let context = |line: &str| {
+        let cause = |line: &str| {
             let at = ["FATAL:", "PANIC:", "error:"].iter().find_map(|mark| line.find(mark))?;
             Some(line[at..].to_owned())
         };
         let last = || log.lines().rfind(|line| !line.trim().is_empty()).map(str::to_owned);
-        let words = log.lines().rev().find_map(context).or_else(last);
+        let words = log.lines().rev().find_map(cause).or_else(last);
         words.unwrap_or_else(|| format!("{} is empty", self.path.display()))
     }
 }
