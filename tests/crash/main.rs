@@ -1,10 +1,13 @@
-//! Lets the shop, and then its actors, die at every await on the way of a change, and looks whether anything is lost
-//! or done twice. The points are read from the sources: one without a name, or one that nobody comes by, is a failure.
+//! Crash test: panics the actor, and then ends the process, at every failpoint on the path of a change,
+//! and checks that no acknowledged change is lost or applied twice. The failpoints are read from the
+//! sources: an await without a failpoint and a failpoint that is never reached are failures.
 
-mod life;
-mod points;
+mod failpoints;
+mod operation;
+mod oracle;
 mod process;
-#[expect(dead_code, reason = "the other tests need more of it")]
+mod scenario;
+#[expect(dead_code, reason = "the integration tests need more of it")]
 #[path = "../it/shop.rs"]
 mod shop;
 
@@ -15,17 +18,18 @@ use anyhow::ensure;
 use futures::future::try_join_all;
 use shop_runtime::failpoint::FailAction;
 
-use crate::life::Life;
+use crate::scenario::Scenario;
 
-/// So many shops live and die side by side.
-const LIVES: usize = 4;
+/// Number of shops that are tested concurrently. Each takes its share of the failpoints.
+const SCENARIOS: usize = 4;
 
 fn main() -> ExitCode {
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let outcome = match process::is_child() {
-        true => runtime.block_on(process::be_a_shop()),
-        false => runtime.block_on(visit_all(&std::env::args().nth(1).unwrap_or_default())),
+    let outcome = if process::is_child() {
+        runtime.block_on(process::run_child())
+    } else {
+        runtime.block_on(visit_all(&std::env::args().nth(1).unwrap_or_default()))
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -36,28 +40,30 @@ fn main() -> ExitCode {
     }
 }
 
-/// Visits every point whose name contains `filter`.
+/// Visits every failpoint whose name contains `filter`.
 async fn visit_all(filter: &str) -> anyhow::Result<()> {
     let since = Instant::now();
-    points::check();
-    // Options of the standard test harness mean nothing here.
+    failpoints::check_parser();
+    // Options of the standard test harness are ignored.
     let filter = if filter.starts_with('-') { "" } else { filter };
-    let points: Vec<_> = points::all()?.into_iter().filter(|name| name.contains(filter)).collect();
-    ensure!(!points.is_empty(), "no crash point is called {filter:?}");
-    let share = |life: usize| points.iter().skip(life).step_by(LIVES).collect::<Vec<_>>();
-    let lives = (0..LIVES).map(share).filter(|share| !share.is_empty()).map(async |points| {
-        let mut life = Life::begin().await?;
-        for point in points {
-            for victim in [FailAction::Actor, FailAction::Process] {
-                life.visit(point, victim).await?;
+    let names: Vec<_> =
+        failpoints::all()?.into_iter().filter(|name| name.contains(filter)).collect();
+    ensure!(!names.is_empty(), "no failpoint has a name that contains {filter:?}");
+    let share = |first: usize| names.iter().skip(first).step_by(SCENARIOS).collect::<Vec<_>>();
+    let shares = (0..SCENARIOS).map(share).filter(|share| !share.is_empty());
+    try_join_all(shares.map(async |failpoints| {
+        let mut scenario = Scenario::start().await?;
+        for failpoint in failpoints {
+            for action in [FailAction::Actor, FailAction::Process] {
+                scenario.visit(failpoint, action).await?;
             }
         }
-        life.end().await
-    });
-    try_join_all(lives).await?;
+        scenario.finish().await
+    }))
+    .await?;
     println!(
-        "{} crash points visited twice in {:.0?}: nothing was lost, nothing done twice",
-        points.len(),
+        "{} failpoints visited twice in {:.0?}: no change lost, none applied twice",
+        names.len(),
         since.elapsed()
     );
     Ok(())

@@ -1,4 +1,4 @@
-//! Which crash points there are, read from the sources: every await on the way of a change must be one.
+//! Reads the names of the failpoints from the sources. Every await on the path of a change must be one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,7 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 
-/// The sources that a change goes through, from the owner that is asked to the owner on the other node.
+/// The sources on the path of a change, from the actor that handles the request to the actor of the
+/// other node that applies the event.
 const PATHS: [&str; 8] = [
     "actors/src/idempotency.rs",
     "actors/src/orders.rs",
@@ -18,10 +19,8 @@ const PATHS: [&str; 8] = [
     "persistence/src/stock.rs",
 ];
 
-/// Every crash point, in alphabetical order.
-///
-/// # Errors
-/// Names each await that has no name, and each name that two have.
+/// The names of all failpoints, in alphabetical order. Fails if an await has no failpoint or if two
+/// failpoints have the same name.
 pub fn all() -> anyhow::Result<BTreeSet<String>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut sources = BTreeMap::new();
@@ -33,47 +32,51 @@ pub fn all() -> anyhow::Result<BTreeSet<String>> {
 }
 
 fn read(sources: &BTreeMap<&str, String>) -> anyhow::Result<BTreeSet<String>> {
-    let mut points = BTreeSet::new();
+    let mut names = BTreeSet::new();
     let mut wrong = vec![];
     for (path, code) in sources {
         for (end, _) in code.match_indices(".await") {
             let awaited = code[..end].trim_end();
             match name(awaited) {
-                Some(name) if points.insert(name.to_owned()) => {}
-                Some(name) => wrong.push(format!("{path}: two awaits are called {name:?}")),
-                None if leads_on(path, awaited, sources) => {}
+                Some(name) if names.insert(name.to_owned()) => {}
+                Some(name) => wrong.push(format!("{path}: two failpoints have the name {name:?}")),
+                None if is_followed(path, awaited, sources) => {}
                 None => {
-                    wrong.push(format!("{path}: an await has no name: …{}.await", last(awaited)))
+                    let end = end_of(awaited);
+                    wrong.push(format!("{path}: an await without a failpoint: …{end}.await"));
                 }
             }
         }
     }
     ensure!(
         wrong.is_empty(),
-        "name each await, as in .failpoint(\"place: lock shelf\").await:\n{}",
+        "add a failpoint to each await, as in .failpoint(\"place: lock stock\").await:\n{}",
         wrong.join("\n")
     );
-    Ok(points)
+    Ok(names)
 }
 
-/// Without comments and tests.
+/// The source without comments and tests.
 fn code(text: &str) -> String {
     let text = text.split("#[cfg(test)]").next().unwrap_or_default();
-    let line = |line: &str| match line.trim_start().starts_with("//") {
-        true => String::new(),
-        false => line.split(" // ").next().unwrap_or_default().to_owned(),
+    let without_comment = |line: &str| {
+        if line.trim_start().starts_with("//") {
+            String::new()
+        } else {
+            line.split(" // ").next().unwrap_or_default().to_owned()
+        }
     };
-    text.lines().map(line).collect::<Vec<_>>().join("\n")
+    text.lines().map(without_comment).collect::<Vec<_>>().join("\n")
 }
 
-/// `….at("name")`
+/// The name in `….failpoint("name")`.
 fn name(awaited: &str) -> Option<&str> {
     let (_, name) = awaited.strip_suffix("\")")?.rsplit_once(".failpoint(\"")?;
     (!name.contains('"')).then_some(name)
 }
 
-/// Whether it awaits a function of these sources: the awaits in that have names of their own.
-fn leads_on(path: &str, awaited: &str, sources: &BTreeMap<&str, String>) -> bool {
+/// Whether the awaited call is a function of these sources, whose awaits have failpoints themselves.
+fn is_followed(path: &str, awaited: &str, sources: &BTreeMap<&str, String>) -> bool {
     let Some(callee) = callee(awaited) else { return false };
     let in_source = |path: &str, function: &str| {
         let defined = |code: &String| {
@@ -83,11 +86,11 @@ fn leads_on(path: &str, awaited: &str, sources: &BTreeMap<&str, String>) -> bool
         };
         sources.get(path).is_some_and(defined)
     };
-    let (place, function) = match callee.rsplit_once(['.', ':']) {
-        Some((place, function)) => (place.trim_end_matches(':'), function),
+    let (receiver, function) = match callee.rsplit_once(['.', ':']) {
+        Some((receiver, function)) => (receiver.trim_end_matches(':'), function),
         None => ("", callee),
     };
-    match place {
+    match receiver {
         "self" => in_source(path, function),
         "" => in_source(path, function) || in_source("actors/src/idempotency.rs", function),
         "reader" | "Reader" => in_source("persistence/src/outbox.rs", function),
@@ -95,7 +98,8 @@ fn leads_on(path: &str, awaited: &str, sources: &BTreeMap<&str, String>) -> bool
     }
 }
 
-/// `orders::place` of `orders::place(&mut tx, &new)`, `self.find` of `respond(reply, self.find(id)`.
+/// The path of the called function: `orders::place` in `orders::place(&mut tx, &new)`, `self.find` in
+/// `respond(reply, self.find(id)`.
 fn callee(awaited: &str) -> Option<&str> {
     let mut depth = 0_usize;
     let (open, _) = awaited.char_indices().rev().find(|(_, c)| {
@@ -112,21 +116,22 @@ fn callee(awaited: &str) -> Option<&str> {
     Some(&before[start..])
 }
 
-fn last(awaited: &str) -> &str {
+/// The last characters of an expression, for an error message.
+fn end_of(awaited: &str) -> &str {
     let start = awaited.char_indices().rev().nth(60).map_or(0, |(index, _)| index);
     awaited[start..].trim_start()
 }
 
-/// What must hold of the reading itself; there is no other test harness here.
-pub fn check() {
+/// Tests of the parser. They run before the scenarios because this binary has no test harness.
+pub fn check_parser() {
     let reads = |code: &str| read(&BTreeMap::from([("actors/src/orders.rs", code.to_owned())]));
     let named =
         "async fn place() { begin().failpoint(\"place: begin\").await?; self.place().await }";
-    assert_eq!(reads(named).expect("good"), BTreeSet::from(["place: begin".to_owned()]));
+    assert_eq!(reads(named).expect("valid source"), BTreeSet::from(["place: begin".to_owned()]));
     for bad in [
         "async fn place() { tokio::task::yield_now().await }",
-        "async fn place() { let it = begin(); it.await }",
-        "async fn tell() { self.desk.tell(news).await }",
+        "async fn place() { let future = begin(); future.await }",
+        "async fn apply() { self.subscription.handle(update).await }",
         "async fn a() { x().failpoint(\"a\").await; y().failpoint(\"a\").await }",
     ] {
         assert!(reads(bad).is_err(), "{bad}");
