@@ -869,7 +869,12 @@ mod tests {
 
         async fn handle(&mut self, _: &ActorContext<Hold>, message: Hold) -> HandlerResult {
             match message {
-                Hold::Block(let_go, _) => Ok(let_go.recv()?),
+                Hold::Block(let_go, _) => {
+                    // Another task that this poll woke may be in the worker's LIFO slot, which no
+                    // other worker can steal from: let it run before the thread blocks.
+                    tokio::task::yield_now().await;
+                    Ok(let_go.recv()?)
+                }
                 Hold::Answer(reply) => respond(reply, Ok("a fresh one")),
             }
         }
