@@ -8,5 +8,5 @@ cd "$(dirname "$0")/.."
 need_rust
 need_compiler
 need_postgres
-build_with_progress --release --locked --bin shop
-exec cargo run --release --locked --quiet -- "$@"
+build_with_progress --workspace --release --locked --bin shop
+exec "${CARGO_TARGET_DIR:-target}/release/shop" "$@"

@@ -16,7 +16,7 @@ need_compiler
 need_postgres
 need_rabbitmq
 need_chromium
-cargo build --release --locked --bin shop
+cargo build --workspace --release --locked --bin shop
 if [ "$shard" = 1 ]; then
     cargo test --workspace --release --locked --lib --bins --examples \
         --test house --test embedded

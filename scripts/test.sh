@@ -33,7 +33,7 @@ need_rabbitmq
 need_chromium
 step 'format' cargo fmt --all --check
 step 'house rules' sh scripts/house.sh
-step 'release binary' build_with_progress --release --locked --bin shop
+step 'release binary' build_with_progress --workspace --release --locked --bin shop
 step 'make run' sh scripts/run.sh --version
 step 'lints' sh scripts/lint.sh
 step 'build the tests' build_with_progress --workspace --release --locked --tests

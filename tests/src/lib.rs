@@ -22,7 +22,8 @@ use tokio::process::Command;
 pub async fn release_binary() -> anyhow::Result<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    build.args(["build", "--release", "--locked", "--bin", "shop"]).current_dir(&root);
+    build.args(["build", "--workspace", "--release", "--locked", "--bin", "shop"]);
+    build.current_dir(&root);
     ensure!(build.status().await.context("cargo")?.success(), "the release binary is not built");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
     target.join("release/shop").canonicalize().context("the release binary")
