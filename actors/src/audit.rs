@@ -1,77 +1,84 @@
-//! The owner of the audit log: what administrators did with the actors of this node.
+//! The audit log: records administrators' actions on actors, and then carries them out.
 
-use serde_json::{Value, json};
 use std::sync::Arc;
 
+use serde_json::{Value, json};
 use shop_persistence::audit::{self, AdminAction, AuditEntry};
 use shop_persistence::pages::PageRequest;
 use shop_persistence::{Database, PgConnection, Result, Session};
+use shop_runtime::registry::{ActorMetrics, ControlAction};
 use shop_runtime::{Actor, ActorContext, HandlerResult, respond};
 use strum::IntoStaticStr;
 
 use crate::Reply;
 use crate::idempotency::{IdempotencyKey, Replayable, change};
-use shop_runtime::registry::{Action, ActorMetrics};
 
-/// What the owner of the audit log may be asked.
+/// Messages of the audit log.
 #[derive(Debug, IntoStaticStr)]
 pub enum Msg {
-    /// Somebody does this.
+    /// Records an action and carries it out.
     RecordAndApply(Box<RecordAndApply>, Option<IdempotencyKey>, Reply<Replayable<AuditEntry>>),
-    /// Entries, the newest first.
+    /// Lists entries, newest first.
     List(PageRequest<i64>, Reply<Vec<AuditEntry>>),
 }
 
-/// What somebody does with an actor.
+/// An administrator's action on an actor.
 #[derive(Debug)]
 pub struct RecordAndApply {
-    /// As it is written down.
+    /// The entry of the audit log.
     pub admin_action: AdminAction,
-    /// With whom.
+    /// The actor.
     pub actor_metrics: Arc<ActorMetrics>,
-    /// What.
-    pub action: Action,
-    /// Whether it could be done when it was asked for.
+    /// The action.
+    pub action: ControlAction,
+    /// Whether the actor's state allowed the action when it was requested.
     pub allowed: Result<()>,
 }
 
-/// Owns the audit log.
+/// The actor that writes the audit log.
 #[derive(Debug)]
 pub struct Audit {
     session: Session,
 }
 
 impl Audit {
-    /// An owner of the audit log in this database.
+    /// The audit log of this database.
     pub fn new(database: &Database) -> Audit {
         Audit { session: database.session() }
     }
 
-    /// Writes it down, and only then has it done. A repetition does nothing.
-    async fn act(
+    /// Commits the entry before the action runs, so that no action is missing from the log. A repeated
+    /// request does nothing.
+    async fn record_and_apply(
         &mut self,
-        act: RecordAndApply,
+        request: RecordAndApply,
         key: Option<IdempotencyKey>,
     ) -> Result<Replayable<AuditEntry>> {
-        let RecordAndApply { admin_action, actor_metrics, action, allowed } = act;
+        let RecordAndApply { admin_action, actor_metrics, action, allowed } = request;
         let write = async |tx: &mut PgConnection| {
             allowed?;
             audit::insert(tx, &admin_action).await
         };
-        let written = change(&mut self.session, key, write).await?;
-        if let Replayable::Now(AuditEntry { action: name, actor, username, reason, .. }) = &written
+        let recorded = change(&mut self.session, key, write).await?;
+        if let Replayable::New(AuditEntry { action: name, actor, username, reason, .. }) = &recorded
         {
-            tracing::warn!(actor, action = name, by = username, reason, "an administrator acts");
-            let steered = actor_metrics.control(action, reason.clone());
-            steered.inspect_err(|error| {
-                tracing::warn!(actor, action = name, %error, "what was written down was not done");
+            tracing::warn!(
+                actor,
+                action = name,
+                by = username,
+                reason,
+                "administrator controls an actor"
+            );
+            let applied = actor_metrics.control(action, reason.clone());
+            applied.inspect_err(|error| {
+                tracing::warn!(actor, action = name, %error, "audited action failed");
             })?;
         }
-        Ok(written)
+        Ok(recorded)
     }
 
-    async fn list(&mut self, part: PageRequest<i64>) -> Result<Vec<AuditEntry>> {
-        audit::list(self.session.connection().await?, part).await
+    async fn list(&mut self, page: PageRequest<i64>) -> Result<Vec<AuditEntry>> {
+        audit::list(self.session.connection().await?, page).await
     }
 }
 
@@ -84,8 +91,10 @@ impl Actor for Audit {
 
     async fn handle(&mut self, _: &ActorContext<Msg>, message: Msg) -> HandlerResult {
         match message {
-            Msg::RecordAndApply(act, key, reply) => respond(reply, self.act(*act, key).await),
-            Msg::List(part, reply) => respond(reply, self.list(part).await),
+            Msg::RecordAndApply(request, key, reply) => {
+                respond(reply, self.record_and_apply(*request, key).await)
+            }
+            Msg::List(page, reply) => respond(reply, self.list(page).await),
         }
     }
 }

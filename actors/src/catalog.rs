@@ -1,4 +1,4 @@
-//! The owner of the catalog: categories, products, and the stock that came and went.
+//! The catalog: categories, products and their stock.
 
 use serde_json::{Value, json};
 use shop_persistence::catalog::{
@@ -15,33 +15,33 @@ use strum::IntoStaticStr;
 use crate::Reply;
 use crate::idempotency::{IdempotencyKey, Replayable, change};
 
-/// What the owner of the catalog may be asked.
+/// Messages of the catalog.
 #[derive(Debug, IntoStaticStr)]
 pub enum Msg {
-    /// An administrator adds a category.
+    /// Adds a category.
     AddCategory(NewCategory, Option<IdempotencyKey>, Reply<Replayable<Category>>),
-    /// Categories, each parent before its children.
+    /// Lists categories, each parent before its children.
     ListCategories(PageRequest<CategoryCursor>, Reply<Vec<Category>>),
-    /// An administrator adds a product and stocks it.
+    /// Adds a product with its initial stock.
     AddProduct(NewProduct, Option<IdempotencyKey>, Reply<Replayable<Product>>),
-    /// Products.
+    /// Lists products in ascending id.
     ListProducts(PageRequest<ProductId>, Reply<Vec<Product>>),
-    /// Products of one category.
+    /// Lists the products of one category in ascending id.
     ListProductsOf(CategoryId, PageRequest<ProductId>, Reply<Vec<Product>>),
-    /// The order node sold pieces, or took them back.
-    Move(Vec<Movement>, Reply<()>),
-    /// The order node knows products up to this one: no other shall have one of these ids.
-    Skip(ProductId, Reply<()>),
+    /// Applies stock movements of the order node.
+    ApplyMovements(Vec<Movement>, Reply<()>),
+    /// Advances the id sequence past this product, which the order node knows.
+    AdvanceIds(ProductId, Reply<()>),
 }
 
-/// Owns the catalog.
+/// The actor that serves a shard of the catalog.
 #[derive(Debug)]
 pub struct Catalog {
     session: Session,
 }
 
 impl Catalog {
-    /// An owner of the catalog in this database.
+    /// A shard of the catalog of this database.
     pub fn new(database: &Database) -> Catalog {
         Catalog { session: database.announcing_session() }
     }
@@ -56,9 +56,9 @@ impl Catalog {
 
     async fn list_categories(
         &mut self,
-        part: PageRequest<CategoryCursor>,
+        page: PageRequest<CategoryCursor>,
     ) -> Result<Vec<Category>> {
-        catalog::list_categories(self.session.connection().await?, part).await
+        catalog::list_categories(self.session.connection().await?, page).await
     }
 
     async fn add_product(
@@ -84,25 +84,25 @@ impl Catalog {
         .await
     }
 
-    async fn list_products(&mut self, part: PageRequest<ProductId>) -> Result<Vec<Product>> {
-        catalog::list_products(self.session.connection().await?, part).await
+    async fn list_products(&mut self, page: PageRequest<ProductId>) -> Result<Vec<Product>> {
+        catalog::list_products(self.session.connection().await?, page).await
     }
 
     async fn list_products_of(
         &mut self,
         id: CategoryId,
-        part: PageRequest<ProductId>,
+        page: PageRequest<ProductId>,
     ) -> Result<Vec<Product>> {
-        catalog::list_products_of(self.session.connection().await?, id, part).await
+        catalog::list_products_of(self.session.connection().await?, id, page).await
     }
 
-    async fn move_stock(&mut self, movements: Vec<Movement>) -> Result<()> {
+    async fn apply_movements(&mut self, movements: Vec<Movement>) -> Result<()> {
         let mut tx = self.session.begin().await?;
         stock::apply(&mut tx, &movements).await?;
         tx.commit().await
     }
 
-    async fn skip(&mut self, newest: ProductId) -> Result<()> {
+    async fn advance_ids(&mut self, newest: ProductId) -> Result<()> {
         let mut tx = self.session.begin().await?;
         catalog::skip(&mut tx, newest).await?;
         tx.commit().await
@@ -119,14 +119,16 @@ impl Actor for Catalog {
     async fn handle(&mut self, _: &ActorContext<Msg>, message: Msg) -> HandlerResult {
         match message {
             Msg::AddCategory(new, key, reply) => respond(reply, self.add_category(new, key).await),
-            Msg::ListCategories(part, reply) => respond(reply, self.list_categories(part).await),
+            Msg::ListCategories(page, reply) => respond(reply, self.list_categories(page).await),
             Msg::AddProduct(new, key, reply) => respond(reply, self.add_product(new, key).await),
-            Msg::ListProducts(part, reply) => respond(reply, self.list_products(part).await),
-            Msg::ListProductsOf(id, part, reply) => {
-                respond(reply, self.list_products_of(id, part).await)
+            Msg::ListProducts(page, reply) => respond(reply, self.list_products(page).await),
+            Msg::ListProductsOf(id, page, reply) => {
+                respond(reply, self.list_products_of(id, page).await)
             }
-            Msg::Move(movements, reply) => respond(reply, self.move_stock(movements).await),
-            Msg::Skip(newest, reply) => respond(reply, self.skip(newest).await),
+            Msg::ApplyMovements(movements, reply) => {
+                respond(reply, self.apply_movements(movements).await)
+            }
+            Msg::AdvanceIds(newest, reply) => respond(reply, self.advance_ids(newest).await),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Lists that are kept ready: hears what other replicas change in them.
+//! The change listener: receives the commits of other replicas that change the catalog's lists.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use shop_runtime::{Backoff, HandlerResult, Service, registry::ActorMetrics};
 
-/// Has lists read anew that another replica of the node has changed.
+/// Advances the change counter when another replica commits a change, which invalidates cached lists.
 #[derive(Debug, Clone)]
 pub struct ChangeListener {
-    /// Whose lists.
+    /// The node's database.
     pub database: Database,
 }
 
@@ -19,8 +19,9 @@ impl Service for ChangeListener {
     async fn run(self, actor_metrics: Arc<ActorMetrics>, stop: CancellationToken) -> HandlerResult {
         let mut backoff = Backoff::default();
         while let Some(Err(error)) = stop.run_until_cancelled(self.session(&actor_metrics)).await {
-            let wait = backoff.pause();
-            tracing::warn!(error = %error, retry_ms = wait.as_millis(), "the lookout hears nothing");
+            let wait = backoff.next_delay();
+            let retry_ms = wait.as_millis();
+            tracing::warn!(%error, retry_ms, "change listener lost its connection");
             stop.run_until_cancelled(tokio::time::sleep(wait)).await;
         }
         Ok(())
@@ -28,7 +29,7 @@ impl Service for ChangeListener {
 }
 
 impl ChangeListener {
-    /// Listens until the connection breaks for good.
+    /// Listens until the connection fails.
     async fn session(&self, actor_metrics: &Arc<ActorMetrics>) -> Result<()> {
         let mut listener = NotificationListener::open(&self.database).await?;
         loop {

@@ -1,4 +1,4 @@
-//! The owner of customers: what the catalog and order nodes have heard of the auth node's users.
+//! Customers: the catalog and order nodes' copy of the auth node's users.
 
 use serde_json::{Value, json};
 use shop_persistence::customers::{self, Customer, UserUpdate};
@@ -10,16 +10,16 @@ use tokio::sync::broadcast;
 
 use crate::Reply;
 
-/// What the owner of customers may be asked.
+/// Messages of the customers actor.
 #[derive(Debug, IntoStaticStr)]
 pub enum Msg {
-    /// Users signed up, changed or left.
+    /// Applies events of users.
     Apply(Vec<UserUpdate>, Reply<()>),
-    /// Who is this, as far as this node has heard?
+    /// Finds a customer. `None`: no event of this user has arrived; a deleted user is found.
     Find(UserId, Reply<Option<Customer>>),
 }
 
-/// Owns customers.
+/// The actor that maintains the copy.
 #[derive(Debug)]
 pub struct Customers {
     session: Session,
@@ -27,18 +27,18 @@ pub struct Customers {
 }
 
 impl Customers {
-    /// An owner of the customers in this database, who says whose news it heard: a hint, for whoever has a
-    /// verified token of theirs at hand.
+    /// The customers of this database. The ids of changed users go to `changed`, so that cached tokens of
+    /// these users are evicted.
     pub fn new(database: &Database, changed: broadcast::Sender<UserId>) -> Customers {
         Customers { session: database.session(), changed }
     }
 
-    async fn recv(&mut self, news: Vec<UserUpdate>) -> Result<()> {
+    async fn apply(&mut self, updates: Vec<UserUpdate>) -> Result<()> {
         let mut tx = self.session.begin().await?;
-        let changed = customers::upsert(&mut tx, &news).await?;
+        let changed = customers::upsert(&mut tx, &updates).await?;
         tx.commit().await?;
         for id in changed {
-            self.changed.send(id).ok(); // nobody may be interested
+            self.changed.send(id).ok(); // fails without a receiver
         }
         Ok(())
     }
@@ -57,7 +57,7 @@ impl Actor for Customers {
 
     async fn handle(&mut self, _: &ActorContext<Msg>, message: Msg) -> HandlerResult {
         match message {
-            Msg::Apply(news, reply) => respond(reply, self.recv(news).await),
+            Msg::Apply(updates, reply) => respond(reply, self.apply(updates).await),
             Msg::Find(id, reply) => respond(reply, self.find(id).await),
         }
     }

@@ -1,4 +1,4 @@
-//! The owner of dead letters: messages that could not be applied and wait for a person.
+//! Dead letters: messages that could not be applied and wait for an administrator.
 
 use std::future::Future;
 
@@ -12,41 +12,41 @@ use strum::IntoStaticStr;
 use crate::Reply;
 use crate::idempotency::{IdempotencyKey, Replayable, change};
 
-/// What the owner of dead letters may be asked.
+/// Messages of the dead-letters actor.
 #[derive(Debug, IntoStaticStr)]
 pub enum Msg {
-    /// These could not be applied.
-    Keep(Vec<DeadLetter>, Reply<()>),
-    /// Them, the oldest first; all, or those of one queue.
+    /// Stores messages that could not be applied.
+    Store(Vec<DeadLetter>, Reply<()>),
+    /// Lists dead letters, oldest first; all of them, or those of one queue.
     List(Option<String>, PageRequest<DeadLetterCursor>, Reply<Vec<DeadLetter>>),
-    /// One of them.
+    /// Finds a dead letter.
     Find(DeadLetterId, Reply<DeadLetter>),
-    /// A person thinks that it can be applied now.
+    /// Applies the message again and deletes the dead letter.
     Redrive(DeadLetterId, Option<IdempotencyKey>, Reply<Replayable<Confirmation>>),
-    /// A person has no use for it.
+    /// Deletes the dead letter without applying it.
     Drop(DeadLetterId, Option<IdempotencyKey>, Reply<Replayable<Confirmation>>),
 }
 
-/// Tells a dead letter's message once more to whom it was for.
+/// Applies the message of a dead letter to the actor that it was for.
 pub trait Redrive: Clone + Send + Sync + 'static {
-    /// Returns when it is applied, or says why it is not.
+    /// Returns when the message is applied, or why it is not.
     fn redrive(&self, letter: &DeadLetter) -> impl Future<Output = Result<()>> + Send;
 }
 
-/// Owns dead letters.
+/// The actor that stores dead letters.
 #[derive(Debug)]
 pub struct DeadLetters<R> {
     session: Session,
-    desks: R,
+    subscriptions: R,
 }
 
 impl<R: Redrive> DeadLetters<R> {
-    /// An owner of the dead letters in this database, which came from the queues of these desks.
-    pub fn new(database: &Database, desks: R) -> DeadLetters<R> {
-        DeadLetters { session: database.session(), desks }
+    /// The dead letters of this database, from the queues of these subscriptions.
+    pub fn new(database: &Database, subscriptions: R) -> DeadLetters<R> {
+        DeadLetters { session: database.session(), subscriptions }
     }
 
-    async fn keep(&mut self, letters: Vec<DeadLetter>) -> Result<()> {
+    async fn store(&mut self, letters: Vec<DeadLetter>) -> Result<()> {
         let mut tx = self.session.begin().await?;
         dead_letters::insert(&mut tx, &letters).await?;
         tx.commit().await
@@ -55,33 +55,33 @@ impl<R: Redrive> DeadLetters<R> {
     async fn list(
         &mut self,
         queue: Option<String>,
-        part: PageRequest<DeadLetterCursor>,
+        page: PageRequest<DeadLetterCursor>,
     ) -> Result<Vec<DeadLetter>> {
-        dead_letters::list(self.session.connection().await?, queue.as_deref(), part).await
+        dead_letters::list(self.session.connection().await?, queue.as_deref(), page).await
     }
 
     async fn find(&mut self, id: DeadLetterId) -> Result<DeadLetter> {
         dead_letters::find(self.session.connection().await?, id).await
     }
 
-    /// Applied first, forgotten then: whoever dies in between leaves a dead letter that was applied, and owners hear
-    /// everything once. What fails for a passing reason stays as it was.
+    /// Applies the message before the dead letter is deleted. A crash in between leaves a dead letter that
+    /// was applied, which is harmless: actors apply each event once. A temporary failure changes nothing.
     async fn redrive(
         &mut self,
         id: DeadLetterId,
         key: Option<IdempotencyKey>,
     ) -> Result<Replayable<Confirmation>> {
-        let desks = self.desks.clone();
+        let subscriptions = self.subscriptions.clone();
         let redriven = change(&mut self.session, key, async |tx| {
             let letter = dead_letters::find(tx, id).await?;
-            desks.redrive(&letter).await.map_err(|error| match error {
+            subscriptions.redrive(&letter).await.map_err(|error| match error {
                 Error::Unavailable(_) | Error::Overloaded(_) => error,
-                Error::Crashed(owner) => Error::Conflict(format!(
-                    "it ended the owner of {owner} when it was tried again"
-                )),
+                Error::Crashed(actor) => {
+                    Error::Conflict(format!("the message crashed the actor {actor} again"))
+                }
                 error => Error::Conflict(error.to_string()),
             })?;
-            dead_letters::delete(tx, id).await?; // another replica may have been as fast
+            dead_letters::delete(tx, id).await?; // another replica may have deleted it
             Ok(Confirmation { message: "the message is applied" })
         })
         .await;
@@ -98,9 +98,12 @@ impl<R: Redrive> DeadLetters<R> {
         id: DeadLetterId,
         key: Option<IdempotencyKey>,
     ) -> Result<Replayable<Confirmation>> {
-        change(&mut self.session, key, async |tx| match dead_letters::delete(tx, id).await? {
-            true => Ok(Confirmation { message: "the dead letter is dropped" }),
-            false => Err(Error::NotFound("dead letter")),
+        change(&mut self.session, key, async |tx| {
+            if dead_letters::delete(tx, id).await? {
+                Ok(Confirmation { message: "the dead letter is dropped" })
+            } else {
+                Err(Error::NotFound("dead letter"))
+            }
         })
         .await
     }
@@ -115,8 +118,8 @@ impl<R: Redrive> Actor for DeadLetters<R> {
 
     async fn handle(&mut self, _: &ActorContext<Msg>, message: Msg) -> HandlerResult {
         match message {
-            Msg::Keep(letters, reply) => respond(reply, self.keep(letters).await),
-            Msg::List(queue, part, reply) => respond(reply, self.list(queue, part).await),
+            Msg::Store(letters, reply) => respond(reply, self.store(letters).await),
+            Msg::List(queue, page, reply) => respond(reply, self.list(queue, page).await),
             Msg::Find(id, reply) => respond(reply, self.find(id).await),
             Msg::Redrive(id, key, reply) => respond(reply, self.redrive(id, key).await),
             Msg::Drop(id, key, reply) => respond(reply, self.drop(id, key).await),

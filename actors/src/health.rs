@@ -1,5 +1,5 @@
-//! The owner of a node's pulse: whether its database answers, and what waits in there, for whoever watches the node. It
-//! has a connection of its own, so that it answers while all others are in use.
+//! The health check of a node: whether its database responds, and the backlog in it. The actor has a
+//! connection of its own, so that it responds while all others are in use.
 
 use std::collections::HashMap;
 
@@ -11,27 +11,27 @@ use tokio::time::Instant;
 
 use crate::Reply;
 
-/// What the owner of the pulse may be asked.
+/// Messages of the health monitor.
 #[derive(Debug, IntoStaticStr)]
 pub enum Msg {
-    /// Does the database answer?
+    /// Checks whether the database responds.
     Ping(Reply<()>),
-    /// What waits there, as it was then or later?
+    /// Reads the backlog; a reading taken at or after this time may be reused.
     Read(Instant, Reply<HealthReading>),
 }
 
-/// What waits in a database.
+/// The backlog in a database.
 #[derive(Debug, Clone, Default)]
 pub struct HealthReading {
     /// Events not yet confirmed by the broker.
     pub outbox_length: i64,
-    /// How many seconds the oldest of them has waited.
+    /// The age of the oldest of them, in seconds.
     pub outbox_age_seconds: f64,
-    /// How many dead letters there are of each queue that has any.
+    /// The number of dead letters by queue.
     pub dead_letters: HashMap<String, i64>,
 }
 
-/// Owns the pulse.
+/// The actor that checks the database.
 #[derive(Debug)]
 pub struct HealthMonitor {
     session: Session,
@@ -39,26 +39,26 @@ pub struct HealthMonitor {
 }
 
 impl HealthMonitor {
-    /// The pulse of this database.
+    /// The health monitor of this database.
     pub fn new(database: &Database) -> HealthMonitor {
         HealthMonitor { session: database.session(), last: None }
     }
 
-    /// Many who ask at once are told of one look.
+    /// Concurrent callers share one query.
     async fn read(&mut self, since: Instant) -> Result<HealthReading> {
         if let Some((at, reading)) = &self.last
             && *at >= since
         {
             return Ok(reading.clone());
         }
-        let began = Instant::now();
+        let started = Instant::now();
         let read = async |connection: &mut _| {
             let (outbox_length, outbox_age_seconds) = outbox::backlog(connection).await?;
             let dead_letters = dead_letters::count(connection).await?.into_iter().collect();
             Ok(HealthReading { outbox_length, outbox_age_seconds, dead_letters })
         };
         let reading = self.session.within(read).await?;
-        self.last = Some((began, reading.clone()));
+        self.last = Some((started, reading.clone()));
         Ok(reading)
     }
 }

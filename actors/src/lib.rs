@@ -1,4 +1,4 @@
-//! What the shop's actors do: users, catalog, orders and what surrounds them.
+//! The shop's actors and their messages. Each actor runs its queries on a database session of its own.
 
 pub mod audit;
 pub mod catalog;
@@ -19,22 +19,25 @@ use std::sync::Arc;
 use shop_persistence::users::{Role, UserId};
 use shop_persistence::{Error, Result};
 
-/// Where the reply to a message goes.
+/// Where an actor sends the reply to a message.
 pub type Reply<T> = shop_runtime::Reply<T, Error>;
 
-/// Who asks: a user whose token was good.
+/// The authenticated user on whose behalf a message is sent.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// Who.
+    /// The user's id.
     pub id: UserId,
-    /// The name to sign in with.
+    /// The user's name.
     pub username: Arc<str>,
-    /// What the user may do now.
+    /// The role that applies: the lower of the token's and the user's current one.
     pub role: Role,
 }
 
 impl Caller {
-    /// Only an administrator may.
+    /// Checks the role: only an administrator may continue.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] for anyone else.
     pub fn must_be_admin(&self) -> Result<()> {
         match self.role {
             Role::Admin => Ok(()),
@@ -42,11 +45,15 @@ impl Caller {
         }
     }
 
-    /// Only `owner` may, or an administrator.
-    pub fn must_be(&self, owner: UserId, otherwise: &'static str) -> Result<()> {
-        match self.id == owner || self.role == Role::Admin {
-            true => Ok(()),
-            false => Err(Error::Forbidden(otherwise)),
+    /// Checks ownership: only this user or an administrator may continue.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] with this message for anyone else.
+    pub fn must_be(&self, owner: UserId, message: &'static str) -> Result<()> {
+        if self.id == owner || self.role == Role::Admin {
+            Ok(())
+        } else {
+            Err(Error::Forbidden(message))
         }
     }
 }

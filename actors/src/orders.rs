@@ -1,15 +1,16 @@
-//! The owner of orders, and of what this node knows about products for sale.
+//! Orders, and the order node's copy of the products for sale. Orders of many callers share a
+//! transaction (group commit).
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-use ractor::ActorProcessingErr;
 use serde_json::{Value, json};
 use shop_persistence::orders::{self, IdPool, Item, ItemId, NewOrder, Order, OrderId, Refusal};
 use shop_persistence::stock::{self, Movement, ProductUpdate};
 use shop_persistence::{Database, Error, FieldError, PgConnection, Result, Session, idempotency};
 use shop_runtime::{
-    Actor, ActorContext, Failpoint, HandlerResult, Span, SpanContext, SpanKind, respond,
+    Actor, ActorContext, BatchLimits, Batcher, Failpoint, Flush, HandlerResult, Span, SpanContext,
+    SpanKind, respond,
 };
 use strum::IntoStaticStr;
 use tokio::time::Instant;
@@ -17,241 +18,199 @@ use tokio::time::Instant;
 use crate::idempotency::{IdempotencyKey, Replayable, change};
 use crate::{Caller, Reply};
 
-/// At most so many orders share a transaction.
-pub const MOST_IN_A_BATCH: usize = 128;
+/// The maximum number of orders in one transaction.
+pub const MAX_BATCH: usize = 128;
 
-/// How long the first order of a batch waits for as many others as there were in the last one. Clients that wait for their
-/// answers order again when they have them, and each transaction costs as much as many orders: so they had better share one.
-const GATHERING: Duration = Duration::from_millis(1);
+/// Clients that wait for their responses order again when they have them, so the next batch is likely to
+/// be as large as the last one. A transaction costs as much as about 30 orders: more are not waited for.
+const BATCH_LIMITS: BatchLimits =
+    BatchLimits { max_size: MAX_BATCH, max_target: 32, max_wait: Duration::from_millis(1) };
 
-/// For more company than this no order waits: the transaction's own price is little among so many.
-const ENOUGH: usize = 32;
+/// How long an order that names an unknown user or product is retried: the event may still arrive.
+const REFERENCE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long an order waits for the news of a user or product that it names: whoever just signed up, or
-/// just added a product, may be faster than the event.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The minimum and maximum delay between two retries. In between, the delay is half the time that the
+/// order has waited.
+const RETRY_DELAY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
-/// It looks for that news as soon as this, and then whenever it has waited half as long again, but at least so often: most
-/// news is on its way already.
-const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+/// The maximum number of orders that wait for events.
+const MAX_WAITING: usize = 1024;
 
-/// At most so many orders wait for news.
-const MOST_THAT_WAIT: usize = 1024;
-
-/// What the owner of orders may be asked.
+/// Messages of the orders actor.
 #[derive(Debug, IntoStaticStr)]
 pub enum Msg {
-    /// A customer orders.
+    /// Places an order.
     Place(NewOrder, Caller, Option<IdempotencyKey>, Reply<Replayable<Order>>),
-    /// What was ordered?
+    /// Finds an order of the caller; an administrator finds any.
     Find(OrderId, Caller, Reply<Order>),
-    /// A customer wants more or less of an item.
+    /// Changes the quantity of an item.
     SetQuantity(OrderId, ItemId, i64, Caller, Option<IdempotencyKey>, Reply<Replayable<Item>>),
-    /// The catalog has products to sell.
-    Offer(Vec<ProductUpdate>, Reply<()>),
-    /// The catalog remembers these sales; says how many this node did not.
+    /// Applies events of products.
+    ApplyProducts(Vec<ProductUpdate>, Reply<()>),
+    /// Adds sales that the catalog has recorded and this database lacks; replies with their number.
     TakeOver(Vec<Movement>, Reply<i64>),
-    /// Enough have gathered for this batch, or it waits for no more: the owner's own message to itself.
-    Gathered(u64),
-    /// Places what has gathered: the owner's own message to itself, behind the orders in the mailbox.
-    Flush,
-    /// Tries again what waits for news: the owner's own message to itself.
-    LookAgain,
+    /// The batcher's message to this actor.
+    Flush(Flush),
+    /// Retries the orders that wait for events: this actor's message to itself.
+    RetryWaiting,
 }
 
-/// Owns orders. Those that wait in the mailbox together are placed in one transaction, each decided by itself
-/// in the order they came: an idle owner places a batch of one, a busy one's batches grow by themselves.
+/// The actor that serves a shard of the orders.
 #[derive(Debug)]
 pub struct Orders {
     session: Session,
-    pending: Vec<Pending>,
-    /// Those that name somebody or something not heard of yet.
+    /// The orders of the next transaction.
+    batch: Batcher<Pending, Msg>,
+    /// Orders that name a user or product whose event has not arrived.
     waiting: Vec<Pending>,
-    /// Whether `Flush` stands in the mailbox already.
-    flush_is_due: bool,
-    /// Numbers for the next orders.
+    /// Ids for the next orders.
     id_pool: IdPool,
-    /// How many batches there were.
-    batches: u64,
-    /// How many orders the last one had.
-    company: usize,
 }
 
-/// An order on its way.
+/// An order that is not committed yet.
 #[derive(Debug)]
 struct Pending {
     new: NewOrder,
     caller: Caller,
     key: Option<IdempotencyKey>,
     since: Instant,
-    /// Whose order it is, among those of its batch.
-    trace: Option<SpanContext>,
+    /// The span of the request.
+    span: Option<SpanContext>,
     reply: Reply<Replayable<Order>>,
 }
 
-/// What becomes of an order.
+/// What a batch decided for an order.
 #[derive(Debug)]
 enum Outcome {
-    /// It is answered.
-    Answered(Result<Replayable<Order>>),
-    /// It waits for the news of somebody or something.
-    Waits,
-    /// It comes again in the next batch, behind the one of the same key in this one.
-    Follows,
+    /// Send this reply.
+    Reply(Result<Replayable<Order>>),
+    /// Retry it later: the event of a user or product may still arrive.
+    Retry,
+    /// Place it in the next batch: this batch has an earlier order with the same idempotency key.
+    Defer,
 }
 
 impl Orders {
-    /// An owner of the orders in this database.
+    /// A shard of the orders of this database.
     pub fn new(database: &Database) -> Orders {
         Orders {
             session: database.session(),
-            pending: vec![],
+            batch: Batcher::new(BATCH_LIMITS, Msg::Flush),
             waiting: vec![],
-            flush_is_due: false,
             id_pool: IdPool::default(),
-            batches: 0,
-            company: 0,
         }
     }
 
-    async fn place(
-        &mut self,
-        ctx: &ActorContext<Msg>,
-        new: NewOrder,
-        caller: Caller,
-        key: Option<IdempotencyKey>,
-        reply: Reply<Replayable<Order>>,
-    ) -> HandlerResult {
+    async fn place(&mut self, context: &ActorContext<Msg>, order: Pending) -> HandlerResult {
         let allowed = "an order is placed for oneself; only an administrator may name another user";
-        if let Err(error) = caller.must_be(new.user_id(), allowed) {
-            return respond(reply, Err(error));
+        if let Err(error) = order.caller.must_be(order.new.user_id(), allowed) {
+            return respond(order.reply, Err(error));
         }
-        let (since, trace) = (Instant::now(), SpanContext::current());
-        self.pending.push(Pending { new, caller, key, since, trace, reply });
-        if self.pending.len() == 1 {
-            // While others gather. If it fails, so will the transaction itself, which says so.
-            self.session.begin_early().failpoint("place: begin ahead").await.ok();
+        let complete = self.batch.push(context, order);
+        if self.batch.len() == 1 {
+            // Overlaps the round trip with collecting further orders. If it fails, so does the
+            // transaction itself, which reports the error.
+            self.session.begin_early().failpoint("place: begin early").await.ok();
         }
-        match self.pending.len() {
-            MOST_IN_A_BATCH => self.flush(ctx).await?,
-            gathered if gathered >= self.company.min(ENOUGH) => self.see_to_flush(ctx),
-            1 => {
-                let batch = self.batches;
-                ctx.tell_after(GATHERING, move || Msg::Gathered(batch));
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn gathered(&mut self, ctx: &ActorContext<Msg>, batch: u64) {
-        if batch == self.batches {
-            self.see_to_flush(ctx);
+        match complete {
+            Some(batch) => self.commit_batch(context, batch).await,
+            None => Ok(()),
         }
     }
 
-    fn see_to_flush(&mut self, ctx: &ActorContext<Msg>) {
-        if !self.flush_is_due {
-            self.flush_is_due = true;
-            ctx.tell(Msg::Flush);
+    async fn flush(&mut self, context: &ActorContext<Msg>, flush: Flush) -> HandlerResult {
+        match self.batch.on_flush(context, flush) {
+            Some(batch) => self.commit_batch(context, batch).await,
+            None => Ok(()),
         }
     }
 
-    async fn flush(&mut self, ctx: &ActorContext<Msg>) -> HandlerResult {
-        self.flush_is_due = false;
-        let pending = std::mem::take(&mut self.pending);
-        self.batches += 1;
-        self.company = pending.len();
-        self.place_batch(ctx, pending).await
-    }
-
-    async fn look_again(&mut self, ctx: &ActorContext<Msg>) -> HandlerResult {
+    async fn retry_waiting(&mut self, context: &ActorContext<Msg>) -> HandlerResult {
         let mut waiting = std::mem::take(&mut self.waiting);
         while !waiting.is_empty() {
-            let batch = waiting.drain(..waiting.len().min(MOST_IN_A_BATCH)).collect();
-            self.place_batch(ctx, batch).await?;
+            let batch = waiting.drain(..waiting.len().min(MAX_BATCH)).collect();
+            self.commit_batch(context, batch).await?;
         }
         Ok(())
     }
 
-    async fn place_batch(
+    /// Places a batch in one transaction and sends the replies after the commit.
+    async fn commit_batch(
         &mut self,
-        ctx: &ActorContext<Msg>,
-        pending: Vec<Pending>,
+        context: &ActorContext<Msg>,
+        batch: Vec<Pending>,
     ) -> HandlerResult {
-        if pending.is_empty() {
+        if batch.is_empty() {
             return Ok(());
         }
-        let step = step(&pending);
-        let placing = Box::pin(self.place_all(&pending)); // large, and three messages lead here
-        let placed = step.trace().scope(placing).failpoint("place: batch").await;
-        step.settle(&placed);
-        let fates = match placed {
+        let span = batch_span(&batch);
+        let transaction = Box::pin(self.transact(&batch)); // large, and awaited in several places
+        let outcomes = span.context().scope(transaction).failpoint("place: batch").await;
+        span.finish_with(&outcomes);
+        let outcomes = match outcomes {
             Err(error) if error.is_internal() => return Err(error.into()),
             Err(error) => {
-                let why = error.to_string();
-                let refuse = || Err(Error::Unavailable(why.clone().into()));
-                return pending.into_iter().try_for_each(|order| respond(order.reply, refuse()));
+                let reason = error.to_string();
+                let refuse = || Err(Error::Unavailable(reason.clone().into()));
+                return batch.into_iter().try_for_each(|order| respond(order.reply, refuse()));
             }
-            Ok(fates) => fates,
+            Ok(outcomes) => outcomes,
         };
-        for (order, fate) in pending.into_iter().zip(fates) {
-            match fate {
-                Outcome::Answered(outcome) => respond(order.reply, outcome)?,
-                Outcome::Waits => {
+        for (order, outcome) in batch.into_iter().zip(outcomes) {
+            match outcome {
+                Outcome::Reply(reply) => respond(order.reply, reply)?,
+                Outcome::Retry => {
                     if self.waiting.is_empty() {
-                        ctx.tell_after(order.looks_again(), || Msg::LookAgain);
+                        context.tell_after(order.retry_delay(), || Msg::RetryWaiting);
                     }
                     self.waiting.push(order);
                 }
-                Outcome::Follows => {
-                    self.pending.push(order);
-                    self.see_to_flush(ctx);
-                }
+                Outcome::Defer => self.batch.push_ready(context, order),
             }
         }
         Ok(())
     }
 
-    /// Places what can be, and keeps the answers to those that may be repeated, in one transaction.
-    async fn place_all(&mut self, pending: &[Pending]) -> Result<Vec<Outcome>> {
-        let room = MOST_THAT_WAIT.saturating_sub(self.waiting.len());
+    /// The transaction of a batch: claims idempotency keys, decides and inserts the orders, stores the
+    /// responses, commits.
+    async fn transact(&mut self, batch: &[Pending]) -> Result<Vec<Outcome>> {
+        let mut retries_left = MAX_WAITING.saturating_sub(self.waiting.len());
         let mut tx = self.session.begin().failpoint("place: begin").await?;
-        let mut fates = claim(&mut tx, pending).await?;
-        let open = || pending.iter().zip(&fates).filter(|(_, fate)| fate.is_none());
-        let new: Vec<_> = open().map(|(order, _)| (&order.new, order.trace)).collect();
+        let mut outcomes = claim_keys(&mut tx, batch).await?;
+        let undecided = || batch.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_none());
+        let new: Vec<_> = undecided().map(|(order, _)| (&order.new, order.span)).collect();
         let mut placed = orders::place(&mut tx, &new, &mut self.id_pool).await?.into_iter();
-        let mut answers = vec![];
-        let mut waiting = 0;
-        for (order, fate) in pending.iter().zip(&mut fates).filter(|(_, fate)| fate.is_none()) {
-            let outcome = match placed.next().expect("an outcome for every order") {
+        let mut responses = vec![];
+        let undecided = batch.iter().zip(&mut outcomes).filter(|(_, outcome)| outcome.is_none());
+        for (order, outcome) in undecided {
+            let reply = match placed.next().expect("an outcome for every order") {
                 Ok(placed) => Ok(placed),
                 Err(Refusal::Final(error)) => Err(error),
-                Err(Refusal::UnknownReference(_)) if waiting < room && order.is_patient() => {
-                    waiting += 1;
-                    *fate = Some(Outcome::Waits);
+                Err(Refusal::UnknownReference(_)) if retries_left > 0 && order.may_retry() => {
+                    retries_left -= 1;
+                    *outcome = Some(Outcome::Retry);
                     continue;
                 }
-                Err(Refusal::UnknownReference(rules)) => Err(order.unknown_reference(rules)),
+                Err(Refusal::UnknownReference(errors)) => Err(order.unknown_reference(errors)),
             };
             if let Some(key) = &order.key
-                && let Some(answer) = key.answer(&outcome)?
+                && let Some(response) = key.answer(&reply)?
             {
-                answers.push((&key.key, answer));
+                responses.push((&key.key, response));
             }
-            *fate = Some(Outcome::Answered(outcome.map(Replayable::Now)));
+            *outcome = Some(Outcome::Reply(reply.map(Replayable::New)));
         }
-        if !answers.is_empty() {
-            idempotency::keep(&mut tx, &answers).await?;
+        if !responses.is_empty() {
+            idempotency::keep(&mut tx, &responses).await?;
         }
         tx.commit().failpoint("place: commit").await?;
-        Ok(fates.into_iter().flatten().collect())
+        Ok(outcomes.into_iter().flatten().collect())
     }
 
     async fn find(&mut self, id: OrderId, caller: Caller) -> Result<Order> {
-        let order =
-            orders::find(self.session.connection().failpoint("find: connect").await?, id).await?;
-        caller.must_be(order.user_id, "this order is somebody else's")?;
+        let connection = self.session.connection().failpoint("find: connect").await?;
+        let order = orders::find(connection, id).await?;
+        caller.must_be(order.user_id, "the order belongs to another user")?;
         Ok(order)
     }
 
@@ -265,115 +224,118 @@ impl Orders {
     ) -> Result<Replayable<Item>> {
         let set = async |tx: &mut PgConnection| {
             let owner = orders::lock(tx, id).await?;
-            caller.must_be(owner, "this order is somebody else's")?;
+            caller.must_be(owner, "the order belongs to another user")?;
             orders::set_quantity(tx, id, item, quantity).await
         };
         change(&mut self.session, key, set).await
     }
 
-    async fn offer(&mut self, news: Vec<ProductUpdate>) -> Result<()> {
-        let mut tx = self.session.begin().failpoint("offer: begin").await?;
-        stock::offer(&mut tx, &news).await?;
-        tx.commit().failpoint("offer: commit").await
+    async fn apply_products(&mut self, updates: Vec<ProductUpdate>) -> Result<()> {
+        let mut tx = self.session.begin().failpoint("products: begin").await?;
+        stock::offer(&mut tx, &updates).await?;
+        tx.commit().failpoint("products: commit").await
     }
 
-    async fn take_over(&mut self, sold: Vec<Movement>) -> Result<i64> {
-        self.id_pool = IdPool::default(); // the database may be another one than they were taken from
+    async fn take_over(&mut self, sales: Vec<Movement>) -> Result<i64> {
+        self.id_pool = IdPool::default(); // its ids may come from another database
         let mut tx = self.session.begin().failpoint("take over: begin").await?;
-        let missing = stock::take_over(&mut tx, &sold).await?;
+        let missing = stock::take_over(&mut tx, &sales).await?;
         tx.commit().failpoint("take over: commit").await?;
         Ok(missing)
     }
 }
 
 impl Pending {
-    fn is_patient(&self) -> bool {
-        self.since.elapsed() < PATIENCE
+    fn may_retry(&self) -> bool {
+        self.since.elapsed() < REFERENCE_TIMEOUT
     }
 
-    /// How long until the next look for the news that it waits for.
-    fn looks_again(&self) -> Duration {
-        let (soonest, latest) = LOOK_AGAIN;
-        (self.since.elapsed() / 2).clamp(soonest, latest)
+    fn retry_delay(&self) -> Duration {
+        let (min, max) = RETRY_DELAY;
+        (self.since.elapsed() / 2).clamp(min, max)
     }
 
-    /// What to say when patience is over.
-    fn unknown_reference(&self, rules: Vec<FieldError>) -> Error {
-        let names_caller = self.new.user_id() == self.caller.id
-            && rules.iter().any(|rule| rule.field == "user_id");
-        match names_caller {
-            true => Error::Unavailable("the news of your account has not arrived here yet".into()),
-            false => Error::Invalid(rules),
+    /// The error for references that are still unknown. The caller's own user exists, since its token
+    /// is valid: its event is late.
+    fn unknown_reference(&self, errors: Vec<FieldError>) -> Error {
+        let is_caller = self.new.user_id() == self.caller.id
+            && errors.iter().any(|error| error.field == "user_id");
+        if is_caller {
+            Error::Unavailable("the event of your registration has not arrived yet".into())
+        } else {
+            Error::Invalid(errors)
         }
     }
 }
 
-/// A batch is a step of its first order's trace, done for the others as well.
-fn step(pending: &[Pending]) -> Span {
-    let mut traces = pending.iter().filter_map(|order| order.trace);
-    let mut step = Span::begin(traces.next(), SpanKind::Internal, "place orders");
-    step.set("shop.orders", pending.len() as i64);
-    traces.for_each(|other| step.link(other));
-    step
+/// The span of a batch: a child of its first order's span, linked to those of the others.
+fn batch_span(batch: &[Pending]) -> Span {
+    let mut spans = batch.iter().filter_map(|order| order.span);
+    let mut span = Span::start(spans.next(), SpanKind::Internal, "place orders");
+    span.set("shop.orders", batch.len() as i64);
+    for other in spans {
+        span.link(other);
+    }
+    span
 }
 
-/// What is clear before anything is placed: who was answered before, is being answered elsewhere, or repeats another
-/// order of this batch.
-async fn claim(tx: &mut PgConnection, pending: &[Pending]) -> Result<Vec<Option<Outcome>>> {
-    let onces = pending.iter().filter_map(|order| order.key.as_ref());
-    let keys: Vec<_> = onces.map(|key| &key.key).collect();
+/// The outcomes that idempotency keys decide: a stored response, a key in flight elsewhere, or a key that
+/// an earlier order of the batch has. `None` for orders that are to be placed.
+async fn claim_keys(tx: &mut PgConnection, batch: &[Pending]) -> Result<Vec<Option<Outcome>>> {
+    let keys: Vec<_> =
+        batch.iter().filter_map(|order| order.key.as_ref()).map(|key| &key.key).collect();
     if keys.is_empty() {
-        return Ok(pending.iter().map(|_| None).collect());
+        return Ok(batch.iter().map(|_| None).collect());
     }
-    let mut claimed = idempotency::claim(tx, &keys).await?.into_iter();
+    let mut claims = idempotency::claim(tx, &keys).await?.into_iter();
     let mut seen = HashSet::new();
-    let fates = pending.iter().map(|order| {
+    let outcomes = batch.iter().map(|order| {
         let key = &order.key.as_ref()?.key;
-        match claimed.next().expect("an outcome for every key") {
-            Err(error) => Some(Outcome::Answered(Err(error))),
-            Ok(Some(answer)) => Some(Outcome::Answered(Ok(Replayable::Before(answer)))),
-            Ok(None) => (!seen.insert((key.caller, &key.name))).then_some(Outcome::Follows),
+        match claims.next().expect("a claim for every key") {
+            Err(error) => Some(Outcome::Reply(Err(error))),
+            Ok(Some(response)) => Some(Outcome::Reply(Ok(Replayable::Replay(response)))),
+            Ok(None) => (!seen.insert((key.caller, &key.name))).then_some(Outcome::Defer),
         }
     });
-    Ok(fates.collect())
+    Ok(outcomes.collect())
 }
 
 impl Actor for Orders {
     type Msg = Msg;
 
-    /// No order is left behind: those that wait for news wait at most as long as they would.
-    async fn drain(
-        &mut self,
-        ctx: &ActorContext<Msg>,
-    ) -> Result<Option<Duration>, ActorProcessingErr> {
-        self.flush(ctx).await?;
-        self.look_again(ctx).await?;
-        Ok(self.waiting.first().map(Pending::looks_again))
+    /// Commits the pending batch and retries the waiting orders until each has a reply.
+    async fn drain(&mut self, context: &ActorContext<Msg>) -> HandlerResult<Option<Duration>> {
+        let batch = self.batch.take();
+        self.commit_batch(context, batch).await?;
+        self.retry_waiting(context).await?;
+        Ok(self.waiting.first().map(Pending::retry_delay))
     }
 
     fn state(&self) -> Value {
         json!({
             "connected": self.session.is_open(),
-            "pending": self.pending.len(),
-            "waiting_for_news": self.waiting.len(),
+            "pending": self.batch.len(),
+            "waiting_for_events": self.waiting.len(),
         })
     }
 
-    async fn handle(&mut self, ctx: &ActorContext<Msg>, message: Msg) -> HandlerResult {
+    async fn handle(&mut self, context: &ActorContext<Msg>, message: Msg) -> HandlerResult {
         match message {
-            Msg::Place(new, caller, key, reply) => self.place(ctx, new, caller, key, reply).await,
+            Msg::Place(new, caller, key, reply) => {
+                let (since, span) = (Instant::now(), SpanContext::current());
+                let order = Pending { new, caller, key, since, span, reply };
+                self.place(context, order).await
+            }
             Msg::Find(id, caller, reply) => respond(reply, self.find(id, caller).await),
             Msg::SetQuantity(id, item, quantity, caller, key, reply) => {
                 respond(reply, self.set_quantity(id, item, quantity, caller, key).await)
             }
-            Msg::Offer(news, reply) => respond(reply, self.offer(news).await),
-            Msg::TakeOver(sold, reply) => respond(reply, self.take_over(sold).await),
-            Msg::Gathered(batch) => {
-                self.gathered(ctx, batch);
-                Ok(())
+            Msg::ApplyProducts(updates, reply) => {
+                respond(reply, self.apply_products(updates).await)
             }
-            Msg::Flush => self.flush(ctx).await,
-            Msg::LookAgain => self.look_again(ctx).await,
+            Msg::TakeOver(sales, reply) => respond(reply, self.take_over(sales).await),
+            Msg::Flush(flush) => self.flush(context, flush).await,
+            Msg::RetryWaiting => self.retry_waiting(context).await,
         }
     }
 }

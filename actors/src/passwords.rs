@@ -1,30 +1,32 @@
-//! Passwords and their bcrypt hashes, made and compared on threads of their own, so that a flood of logins
-//! slows logins alone.
+//! Password hashing with bcrypt, on threads of its own with a bounded queue: many concurrent logins slow
+//! down logins only.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use shop_persistence::{Error, InvalidValue, Result};
 use shop_runtime::SpanContext;
+use shop_runtime::registry::{ActorKind, ActorMetrics, ActorRegistry, Phase};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use shop_runtime::registry::{ActorKind, ActorMetrics, ActorRegistry, Phase};
+/// bcrypt ignores further bytes (<https://www.usenix.org/legacy/events/usenix99/provos/provos.pdf>, 4).
+const MAX_BYTES: usize = 72;
 
-/// bcrypt reads no further (<https://www.usenix.org/legacy/events/usenix99/provos/provos.pdf>, 4).
-const MOST_BYTES: usize = 72;
-
-/// A password that may be set: at least 8 characters, and at most the 72 bytes that bcrypt reads.
+/// A valid new password: at least 8 characters and at most the 72 bytes that bcrypt uses.
 #[derive(Clone)]
 pub struct Password(String);
 
 impl Password {
-    /// Reads a password.
+    /// Validates a new password.
+    ///
+    /// # Errors
+    /// The rule that it violates.
     pub fn parse(text: String) -> Result<Password, InvalidValue> {
         if text.chars().count() < 8 {
             return Err(InvalidValue("must be at least 8 characters long".into()));
         }
-        if text.len() > MOST_BYTES {
+        if text.len() > MAX_BYTES {
             return Err(InvalidValue("must be at most 72 bytes long in UTF-8".into()));
         }
         if text.contains('\0') {
@@ -42,7 +44,7 @@ impl std::fmt::Debug for Password {
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The threads that hash.
+/// The thread pool that hashes.
 #[derive(Debug, Clone)]
 pub struct Passwords {
     jobs: Sender<Job>,
@@ -50,15 +52,16 @@ pub struct Passwords {
     actor_metrics: Arc<ActorMetrics>,
 }
 
-/// Looks like a hash, and is none of any password: to compare with it takes as long as with a real one.
-fn decoy(cost: u32) -> String {
+/// A syntactically valid hash that matches no password. Comparing with it takes as long as with a real
+/// hash.
+fn dummy_hash(cost: u32) -> String {
     let (salt, digest) = (".".repeat(22), ".".repeat(31));
     format!("$2b${cost:02}${salt}{digest}")
 }
 
 impl Passwords {
-    /// Starts `threads` that hash with `cost` (4 to 31: each step doubles the time); `capacity` jobs may wait. They are
-    /// measured as a pool on this `branch` of the tree.
+    /// Starts `threads` threads that hash with `cost` (4 to 31; each step doubles the time). At most
+    /// `capacity` jobs wait or run. The pool's metrics are on this branch of the registry.
     pub fn start(
         branch: &ActorRegistry,
         threads: usize,
@@ -68,37 +71,44 @@ impl Passwords {
         let actor_metrics =
             branch.branch("passwords").actor_metrics(ActorKind::Pool, Some(capacity), threads);
         actor_metrics.enter(Phase::Running);
-        let (jobs, waiting) = channel();
-        let waiting = Arc::new(Mutex::new(waiting));
+        let (jobs, queue) = channel();
+        let queue = Arc::new(Mutex::new(queue));
         for thread in 0..threads.max(1) {
-            let waiting = waiting.clone();
+            let queue = queue.clone();
             std::thread::Builder::new()
                 .name(format!("bcrypt-{thread}"))
-                .spawn(move || work(&waiting))
+                .spawn(move || run_jobs(&queue))
                 .map_err(|error| Error::Internal(error.into()))?;
         }
         Ok(Passwords { jobs, cost, actor_metrics })
     }
 
-    /// The hash to keep of a password.
+    /// Hashes a new password.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] if the queue is full.
     pub async fn hash(&self, password: Password) -> Result<String> {
         let cost = self.cost;
         self.run("Hash", move || {
-            // Nothing is cut: a `Password` fits. `non_truncating_hash` takes 71 bytes only, for it counts a closing zero.
+            // `hash` truncates at 72 bytes, which a `Password` never exceeds. `non_truncating_hash` accepts
+            // only 71, because it counts a terminating zero.
             bcrypt::hash(password.0, cost).map_err(|error| Error::Internal(error.into()))
         })
         .await?
     }
 
-    /// Whether `password` is the one that `hash` was made of. Takes the same time whatever the answer, and
-    /// also when there is no hash to compare with.
+    /// Whether `hash` is a hash of `password`. It takes the same time for a wrong password and for a
+    /// missing hash.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] if the queue is full.
     pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool> {
         let cost = self.cost;
         self.run("Verify", move || {
-            let comparable = password.len() <= MOST_BYTES && !password.contains('\0');
+            let comparable = password.len() <= MAX_BYTES && !password.contains('\0');
             let verified = match hash.filter(|_| comparable) {
                 Some(hash) => bcrypt::verify(&password, &hash),
-                None => bcrypt::verify("", &decoy(cost)).map(|_| false),
+                None => bcrypt::verify("", &dummy_hash(cost)).map(|_| false),
             };
             verified.map_err(|error| Error::Internal(error.into()))
         })
@@ -110,31 +120,31 @@ impl Passwords {
         name: &'static str,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T> {
-        let (reply, answer) = oneshot::channel();
-        let (guard, trace) =
-            (self.actor_metrics.arrive(Instant::now(), None), SpanContext::current());
+        let (reply, response) = oneshot::channel();
+        let (guard, span) =
+            (self.actor_metrics.enqueued(Instant::now(), None), SpanContext::current());
         if self.actor_metrics.is_full() {
             guard.reject();
             return Err(Error::Overloaded("password check".into()));
         }
         let job = move || {
             if reply.is_closed() {
-                return guard.expire(); // the asker has lost patience
+                return guard.expire(); // the caller has timed out
             }
-            let handling = guard.open(name, trace, Instant::now());
+            let processing = guard.open(name, span, Instant::now());
             reply.send(job()).ok();
-            handling.done();
+            processing.done();
         };
-        let ended = || Error::Unavailable("the password check ended".into());
+        let ended = || Error::Unavailable("the password threads have ended".into());
         self.jobs.send(Box::new(job)).map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())
+        response.await.map_err(|_| ended())
     }
 }
 
-/// Works off jobs until nobody is left to send one.
-fn work(waiting: &Mutex<Receiver<Job>>) {
+/// Runs jobs until the sender is dropped.
+fn run_jobs(queue: &Mutex<Receiver<Job>>) {
     loop {
-        let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         match job {
             Ok(job) => job(),
             Err(_) => return,
@@ -157,16 +167,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_the_right_password_is_verified() {
+    async fn only_the_correct_password_matches() {
         let passwords = Passwords::start(&ActorRegistry::new("test"), 1, 4, 8).unwrap();
         let hash = passwords.hash(Password::parse("correct horse".into()).unwrap()).await.unwrap();
         assert!(passwords.verify("correct horse".into(), Some(hash.clone())).await.unwrap());
         assert!(!passwords.verify("wrong horse".into(), Some(hash)).await.unwrap());
-        assert!(!passwords.verify("nobody has this password".into(), None).await.unwrap());
+        assert!(!passwords.verify("a password of no user".into(), None).await.unwrap());
     }
 
     #[tokio::test]
-    async fn a_longer_password_is_not_the_one_it_begins_with() {
+    async fn a_password_does_not_match_its_own_prefix_or_extension() {
         let passwords = Passwords::start(&ActorRegistry::new("test"), 1, 4, 8).unwrap();
         let longest = "x".repeat(72);
         let hash = passwords.hash(Password::parse(longest.clone()).unwrap()).await.unwrap();

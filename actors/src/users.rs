@@ -1,4 +1,4 @@
-//! The owner of users: who there is on the auth node, and what they may do.
+//! Users of the auth node and their roles.
 
 use serde_json::{Value, json};
 use shop_persistence::outbox::{self, OutboxEvent};
@@ -11,38 +11,38 @@ use strum::IntoStaticStr;
 use crate::Reply;
 use crate::idempotency::{IdempotencyKey, Replayable, change};
 
-/// What the owner of users may be asked.
+/// Messages of the users actor.
 #[derive(Debug, IntoStaticStr)]
 pub enum Msg {
-    /// Somebody signs up.
+    /// Registers a user.
     Register(NewUser, Option<IdempotencyKey>, Reply<Replayable<User>>),
-    /// Who is this?
+    /// Finds a user.
     Find(UserId, Reply<User>),
-    /// Who has this name, whatever its case, and what does the password hash to?
+    /// Finds a user and the password hash by name, ignoring case.
     FindCredentials(String, Reply<Option<Credentials>>),
-    /// Users, in the order of signing up.
+    /// Lists users in the order of registration.
     List(PageRequest<UserId>, Reply<Vec<User>>),
-    /// A user changes its name or address.
+    /// Changes a user's name or email address.
     Update(UserId, Profile, Option<IdempotencyKey>, Reply<Replayable<User>>),
-    /// An administrator changes what a user may do.
+    /// Changes a user's role.
     SetRole(UserId, Role, Option<IdempotencyKey>, Reply<Replayable<User>>),
-    /// An administrator removes a user.
+    /// Deletes a user.
     Delete(UserId, Option<IdempotencyKey>, Reply<Replayable<Confirmation>>),
 }
 
-/// Owns users.
+/// The actor that serves a shard of the users.
 #[derive(Debug)]
 pub struct Users {
     session: Session,
 }
 
 impl Users {
-    /// An owner of the users in this database.
+    /// A shard of the users of this database.
     pub fn new(database: &Database) -> Users {
         Users { session: database.session() }
     }
 
-    /// Adds a user, and says so to the other nodes.
+    /// Adds a user and the event `user_created`.
     pub async fn register(
         &mut self,
         new: NewUser,
@@ -61,13 +61,13 @@ impl Users {
         users::find(self.session.connection().await?, id).await
     }
 
-    /// Finds a user by name, whatever its case, with the hash of the password.
+    /// Finds a user and the password hash by name, ignoring case.
     pub async fn find_credentials(&mut self, username: String) -> Result<Option<Credentials>> {
         users::find_credentials(self.session.connection().await?, &username).await
     }
 
-    async fn list(&mut self, part: PageRequest<UserId>) -> Result<Vec<User>> {
-        users::list(self.session.connection().await?, part).await
+    async fn list(&mut self, page: PageRequest<UserId>) -> Result<Vec<User>> {
+        users::list(self.session.connection().await?, page).await
     }
 
     async fn update(
@@ -88,7 +88,7 @@ impl Users {
         .await
     }
 
-    /// Changes what a user may do, unless that leaves no administrator.
+    /// Changes a user's role, unless no administrator would remain.
     pub async fn set_role(
         &mut self,
         id: UserId,
@@ -98,7 +98,7 @@ impl Users {
         change(&mut self.session, key, async |tx| {
             let admins = users::lock_admins(tx).await?;
             if role != Role::Admin {
-                another_remains(&admins, id)?;
+                check_admin_remains(&admins, id)?;
             }
             let user = users::find(tx, id).await?;
             if user.role == role {
@@ -118,7 +118,7 @@ impl Users {
         key: Option<IdempotencyKey>,
     ) -> Result<Replayable<Confirmation>> {
         change(&mut self.session, key, async |tx| {
-            another_remains(&users::lock_admins(tx).await?, id)?;
+            check_admin_remains(&users::lock_admins(tx).await?, id)?;
             let version = users::delete(tx, id).await?;
             outbox::append(tx, &[OutboxEvent::new(Event::UserDeleted(Gone { id }), version)])
                 .await?;
@@ -127,12 +127,12 @@ impl Users {
         .await
     }
 
-    /// Whether there is an administrator.
+    /// Whether an administrator exists.
     pub async fn has_admin(&mut self) -> Result<bool> {
         users::has_admin(self.session.connection().await?).await
     }
 
-    /// Makes the first administrator, unless there is one; says whether it did.
+    /// Creates the first administrator unless one exists; returns whether it did.
     pub async fn register_first_admin(&mut self, new: NewUser) -> Result<bool> {
         let mut tx = self.session.begin().await?;
         users::lock_first_admin(&mut tx).await?;
@@ -146,14 +146,14 @@ impl Users {
     }
 }
 
-/// The last administrator stays one.
-fn another_remains(admins: &[UserId], without: UserId) -> Result<()> {
-    match admins == [without] {
-        true => {
-            Err(Error::Conflict("this is the last administrator; make another one first".into()))
-        }
-        false => Ok(()),
+/// Checks that an administrator remains without this one.
+fn check_admin_remains(admins: &[UserId], without: UserId) -> Result<()> {
+    if admins == [without] {
+        return Err(Error::Conflict(
+            "this is the last administrator; make another one first".into(),
+        ));
     }
+    Ok(())
 }
 
 impl Actor for Users {
@@ -170,7 +170,7 @@ impl Actor for Users {
             Msg::FindCredentials(username, reply) => {
                 respond(reply, self.find_credentials(username).await)
             }
-            Msg::List(part, reply) => respond(reply, self.list(part).await),
+            Msg::List(page, reply) => respond(reply, self.list(page).await),
             Msg::Update(id, profile, key, reply) => {
                 respond(reply, self.update(id, profile, key).await)
             }

@@ -21,7 +21,9 @@ use serde::{Deserialize, Serialize};
 use shop_actors::audit;
 use shop_persistence::audit::{AdminAction, AuditEntry};
 use shop_persistence::{Error, InvalidValue};
-use shop_runtime::registry::{Action, ActorRegistry, ActorView, Details, History, Sort, Tree};
+use shop_runtime::registry::{
+    ActorRegistry, ActorView, ControlAction, Details, History, Sort, Tree,
+};
 use shop_runtime::{Addr, now};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -114,7 +116,7 @@ struct Place {
 
 impl Place {
     fn of(actor: &ActorView, sort: Sort) -> Place {
-        Place { figure: sort.figure(actor), path: actor.path.clone() }
+        Place { figure: sort.key(actor), path: actor.path.clone() }
     }
 
     /// Figures from the highest, and of those that are alike paths from A.
@@ -229,7 +231,7 @@ fn some_reason(text: Option<String>) -> Result<Option<String>, InvalidValue> {
     post, path = "/admin/actors/{path}/{action}", tag = "operations",
     params(
         ("path" = String, Path, description = "with its slashes", example = "shop/order/relay"),
-        ("action" = Action, Path),
+        ("action" = ControlAction, Path),
         KeyHeader
     ),
     request_body = Why,
@@ -244,7 +246,7 @@ async fn act(
 ) -> Result<IdempotentResponse<AuditEntry>> {
     let path = path.trim_matches('/');
     let (path, action) = path.rsplit_once('/').unwrap_or((path, ""));
-    let Ok(action) = Action::from_str(action) else {
+    let Ok(action) = ControlAction::from_str(action) else {
         let detail = "an actor can be told: restart, pause, resume or drain";
         return Err(Failure::new(StatusCode::NOT_FOUND, detail));
     };
@@ -260,8 +262,10 @@ async fn act(
         reason: reason.unwrap_or_default(),
         request_id: request_id.to_string(),
     };
-    let (allowed, key) =
-        (actor_metrics.must_allow(action).map_err(Error::from), named.once(StatusCode::ACCEPTED));
+    let (allowed, key) = (
+        actor_metrics.check_allowed(action).map_err(Error::from),
+        named.once(StatusCode::ACCEPTED),
+    );
     let act = Box::new(audit::RecordAndApply { admin_action, actor_metrics, action, allowed });
     let act = |reply| audit::Msg::RecordAndApply(act, key, reply);
     Ok(IdempotentResponse(StatusCode::ACCEPTED, actors.audit.ask((), act).await?))

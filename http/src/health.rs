@@ -178,7 +178,7 @@ const ACTOR: [ActorFigure; 20] = [
     }),
     ("mailbox_lost_total", "Messages that ended with their actor.", |of, _| Some(of.lost as f64)),
     ("mailbox_wait_seconds_total", "Time that messages waited.", |_, actor_metrics| {
-        Some(actor_metrics.waited().as_secs_f64())
+        Some(actor_metrics.queue_wait().as_secs_f64())
     }),
     ("mailbox_busy_seconds_total", "Time spent on messages.", |_, actor_metrics| {
         Some(actor_metrics.busy().as_secs_f64())

@@ -110,10 +110,10 @@ pub struct IdempotentResponse<T>(pub StatusCode, pub Replayable<T>);
 impl<T: Serialize> IntoResponse for IdempotentResponse<T> {
     fn into_response(self) -> Response {
         match self {
-            IdempotentResponse(success, Replayable::Now(done)) => {
+            IdempotentResponse(success, Replayable::New(done)) => {
                 (success, Json(done)).into_response()
             }
-            IdempotentResponse(_, Replayable::Before(Answer { status, body })) => {
+            IdempotentResponse(_, Replayable::Replay(Answer { status, body })) => {
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
                 let json = HeaderValue::from_static("application/json");
                 let kind = if status.is_success() { json } else { PROBLEM_JSON };

@@ -4,7 +4,7 @@ use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
 use deserr::Deserr;
-use shop_actors::orders::{MOST_IN_A_BATCH, Msg};
+use shop_actors::orders::{MAX_BATCH, Msg};
 use shop_persistence::InvalidValue;
 use shop_persistence::catalog::ProductId;
 use shop_persistence::orders::{self, Item, ItemId, NewOrder, Order, OrderId};
@@ -74,7 +74,7 @@ async fn place(
     let new = NewOrder::new(user_id, items)?;
     let once = named.once(StatusCode::CREATED);
     let place = |reply| Msg::Place(new, caller, once, reply);
-    Ok(IdempotentResponse(StatusCode::CREATED, orders.ask_batched(MOST_IN_A_BATCH, place).await?))
+    Ok(IdempotentResponse(StatusCode::CREATED, orders.ask_batched(MAX_BATCH, place).await?))
 }
 
 /// An order, for its owner or an administrator.

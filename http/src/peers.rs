@@ -75,8 +75,8 @@ impl Peer {
         let name = self.name;
         let token = self.tokens.sign_node(self.me)?;
         let request = self.client.get(format!("{}/admin/books/{book}", self.url));
-        let step = format!("GET /admin/books/{}", book.split('?').next().unwrap_or_default());
-        let answer = match send(request.bearer_auth(token), step).await {
+        let span = format!("GET /admin/books/{}", book.split('?').next().unwrap_or_default());
+        let answer = match send(request.bearer_auth(token), span).await {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::debug!(%error, node = name, "a node does not answer");

@@ -79,7 +79,7 @@ impl Resync {
                         tracing::warn!(error, "the resync waits, and tries again");
                         said = error;
                     }
-                    backoff.pause()
+                    backoff.next_delay()
                 }
             };
             tokio::time::sleep(pause).await;
@@ -218,13 +218,13 @@ async fn copy_sales(
     progress: &mut Progress,
 ) -> Result<()> {
     if let Some(newest) = order.summary().await?.newest_product {
-        tell(|| catalog.ask((), |reply| catalog::Msg::Skip(newest, reply))).await?;
+        tell(|| catalog.ask((), |reply| catalog::Msg::AdvanceIds(newest, reply))).await?;
     }
     let mut after = FIRST;
     loop {
         let page = order.movements(after, PAGE).await?;
         let Some(last) = page.last().map(|movement| movement.id) else { return Ok(()) };
-        tell(|| catalog.ask((), |reply| catalog::Msg::Move(page.clone(), reply))).await?;
+        tell(|| catalog.ask((), |reply| catalog::Msg::ApplyMovements(page.clone(), reply))).await?;
         progress.movements += page.len() as i64;
         turn.work(*progress).await?;
         after = last;
@@ -263,7 +263,7 @@ async fn copy_products(
         let news: Vec<_> = page.into_iter().map(news_of_product).collect();
         let offer = |news: &[stock::ProductUpdate]| {
             let news = news.to_vec();
-            orders.ask((), |reply| orders::Msg::Offer(news, reply))
+            orders.ask((), |reply| orders::Msg::ApplyProducts(news, reply))
         };
         match tell(|| offer(&news)).await {
             // One of them is the culprit. Each by itself, so that it holds up no other.
@@ -296,7 +296,7 @@ async fn tell<T, F: Future<Output = Result<T>>>(ask: impl Fn() -> F) -> Result<T
     let mut backoff = Backoff::default();
     loop {
         match ask().await {
-            Err(Error::Overloaded(_)) => tokio::time::sleep(backoff.pause()).await,
+            Err(Error::Overloaded(_)) => tokio::time::sleep(backoff.next_delay()).await,
             outcome => return outcome,
         }
     }

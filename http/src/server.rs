@@ -60,7 +60,7 @@ impl<S: Sync> FromRequestParts<S> for RequestId {
 
     async fn from_request_parts(_: &mut Parts, _: &S) -> Result<RequestId, Infallible> {
         Ok(RequestId(
-            TaskContext::current().and_then(|context| context.request).unwrap_or_default(),
+            TaskContext::current().and_then(|context| context.request_id).unwrap_or_default(),
         ))
     }
 }
@@ -237,12 +237,12 @@ async fn pass(State(room): State<Arc<ConcurrencyLimit>>, request: Request, next:
     let route = path.as_ref().map_or("none", MatchedPath::as_str);
     let caller = request.headers().get("traceparent");
     let caller = caller.and_then(|value| value.to_str().ok()?.parse().ok());
-    let mut step = Span::begin(caller, SpanKind::Server, format_args!("{method} {route}"));
-    step.set("http.request.method", method);
-    step.set("http.route", route);
-    step.set("request.id", shown_id);
+    let mut span = Span::start(caller, SpanKind::Server, format_args!("{method} {route}"));
+    span.set("http.request.method", method);
+    span.set("http.route", route);
+    span.set("request.id", shown_id);
     let counted = room.metrics.counts_requests.then(|| InFlight::begin(&room.metrics));
-    let context = TaskContext { trace: step.trace(), request: Some(shown_id.into()) };
+    let context = TaskContext { span: span.context(), request_id: Some(shown_id.into()) };
     let answer = async {
         let response = AssertUnwindSafe(room.answer(method, request, next)).catch_unwind().await;
         let mut response = response.unwrap_or_else(|panic| panicked(&*panic));
@@ -261,10 +261,10 @@ async fn pass(State(room): State<Arc<ConcurrencyLimit>>, request: Request, next:
         response
     };
     let response = context.scope(answer).await;
-    step.set("http.response.status_code", i64::from(response.status().as_u16()));
+    span.set("http.response.status_code", i64::from(response.status().as_u16()));
     match response.status() {
-        status if status.is_server_error() => step.fail(status),
-        _ => step.done(),
+        status if status.is_server_error() => span.fail(status),
+        _ => span.finish(),
     }
     response
 }
@@ -274,7 +274,7 @@ impl ConcurrencyLimit {
     async fn answer(&self, method: &'static str, request: Request, next: Next) -> Response {
         let now = Moment::now();
         let guard =
-            self.actor_metrics.as_ref().map(|actor_metrics| actor_metrics.arrive(now, None));
+            self.actor_metrics.as_ref().map(|actor_metrics| actor_metrics.enqueued(now, None));
         let place = self.permits.as_ref().map(Semaphore::try_acquire).transpose();
         let Ok(_place) = place else {
             guard.into_iter().for_each(QueueGuard::reject);

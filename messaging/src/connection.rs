@@ -51,7 +51,7 @@ impl Service for Connection {
     async fn run(self, actor_metrics: Arc<ActorMetrics>, stop: CancellationToken) -> HandlerResult {
         let mut backoff = Backoff::default();
         while let Some(Err(error)) = stop.run_until_cancelled(self.session(&actor_metrics)).await {
-            let wait = backoff.pause();
+            let wait = backoff.next_delay();
             tracing::warn!(%error, retry_ms = wait.as_millis(), "there is no link to the broker");
             stop.run_until_cancelled(tokio::time::sleep(wait)).await;
         }

@@ -43,7 +43,7 @@ impl Service for Consumer {
         let mut backoff = Backoff::default();
         let session = || stop.run_until_cancelled(self.session(&actor_metrics));
         while let Some(Err(error)) = session().failpoint("intake: session").await {
-            let wait = backoff.pause();
+            let wait = backoff.next_delay();
             let queue = self.queue;
             tracing::warn!(%error, queue, retry_ms = wait.as_millis(), "the intake lost its connection");
             stop.run_until_cancelled(tokio::time::sleep(wait)).failpoint("intake: pause").await;
@@ -123,11 +123,11 @@ impl Consumer {
             match self.tell(&part).await {
                 Ok(()) => {
                     self.count(part.len());
-                    let first = part[0].taken.step.trace();
-                    part[1..].iter_mut().for_each(|one| one.taken.step.link(first));
+                    let first = part[0].taken.span.context();
+                    part[1..].iter_mut().for_each(|one| one.taken.span.link(first));
                     let last = part[part.len() - 1].taken.delivery.tag;
                     consumer.ack_up_to(last).failpoint("intake: acknowledge all").await?; // all before it are settled
-                    part.into_iter().for_each(|one| one.taken.step.done());
+                    part.into_iter().for_each(|one| one.taken.span.finish());
                 }
                 Err(Error::Crashed(_)) => parts.extend(part.into_iter().rev().map(|one| vec![one])),
                 Err(_) => {
@@ -147,15 +147,15 @@ impl Consumer {
             Ok(()) => {
                 self.count(1);
                 consumer.ack(taken.delivery.tag).failpoint("intake: acknowledge").await?;
-                taken.step.done();
+                taken.span.finish();
                 Ok(())
             }
             Err(error @ Error::Crashed(_)) if taken.delivery.tries < self.max_attempts => {
                 let (queue, tries) = (self.queue, taken.delivery.tries);
                 let ended = || tracing::warn!(queue, tries, "a message ended its owner");
-                taken.step.trace().in_scope(ended);
+                taken.span.context().in_scope(ended);
                 consumer.retry(taken.delivery.tag).failpoint("intake: retry").await?;
-                taken.step.fail(error);
+                taken.span.fail(error);
                 Ok(())
             }
             Err(Error::Crashed(owner)) => {
@@ -175,10 +175,10 @@ impl Consumer {
             let news = part.iter().map(|readable| readable.news.clone()).collect();
             match first.go_on(self.subscription.tell(news)).failpoint("intake: tell").await {
                 Err(error @ (Error::Unavailable(_) | Error::Overloaded(_))) => {
-                    let wait = backoff.pause();
+                    let wait = backoff.next_delay();
                     let (queue, retry_ms) = (self.queue, wait.as_millis());
                     let waits = || tracing::warn!(%error, queue, retry_ms, "the intake waits");
-                    first.step.trace().in_scope(waits);
+                    first.span.context().in_scope(waits);
                     tokio::time::sleep(wait).failpoint("intake: wait").await;
                 }
                 outcome => return outcome,
@@ -192,9 +192,9 @@ impl Consumer {
         taken: Taken,
         reason: &str,
     ) -> Result<()> {
-        let Taken { delivery, step } = taken;
+        let Taken { delivery, span } = taken;
         let (queue, id) = (self.queue, delivery.message.id.as_deref());
-        step.trace().in_scope(|| {
+        span.context().in_scope(|| {
             tracing::error!(
                 queue,
                 message.id = id,
@@ -203,7 +203,7 @@ impl Consumer {
             );
         });
         consumer.dead_letter(delivery, reason).failpoint("intake: park").await?;
-        step.fail(reason);
+        span.fail(reason);
         self.metrics.dead_lettered.with_label_values(&[self.queue]).inc();
         Ok(())
     }
@@ -218,7 +218,7 @@ fn measured(actor_metrics: &Arc<ActorMetrics>, batch: &[Delivery]) -> Vec<Proces
     let now = Instant::now();
     let measured = |Delivery { message, .. }: &Delivery| {
         let trace = message.traceparent.as_deref().and_then(|trace| trace.parse().ok());
-        actor_metrics.arrive(now, None).open(Event::known(name(message)), trace, now)
+        actor_metrics.enqueued(now, None).open(Event::known(name(message)), trace, now)
     };
     batch.iter().map(measured).collect()
 }

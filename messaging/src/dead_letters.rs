@@ -56,7 +56,7 @@ impl Service for DeadLetterConsumer {
     async fn run(self, actor_metrics: Arc<ActorMetrics>, stop: CancellationToken) -> HandlerResult {
         let mut backoff = Backoff::default();
         while let Some(Err(error)) = stop.run_until_cancelled(self.session(&actor_metrics)).await {
-            let wait = backoff.pause();
+            let wait = backoff.next_delay();
             let queue = self.queue;
             tracing::warn!(%error, queue, retry_ms = wait.as_millis(), "the keeper of dead letters lost its connection");
             stop.run_until_cancelled(tokio::time::sleep(wait)).await;
@@ -110,11 +110,12 @@ impl DeadLetterConsumer {
     /// Whatever stands in the way is waited out: they are not lost meanwhile.
     async fn keep(&self, letters: Vec<DeadLetter>) {
         let mut backoff = Backoff::default();
-        while let Err(error) = self.letters.ask((), |reply| Msg::Keep(letters.clone(), reply)).await
+        while let Err(error) =
+            self.letters.ask((), |reply| Msg::Store(letters.clone(), reply)).await
         {
             let wait = match error {
                 Error::Crashed(_) => AFTER_A_CRASH,
-                _ => backoff.pause(),
+                _ => backoff.next_delay(),
             };
             let (queue, retry_ms) = (self.queue, wait.as_millis());
             tracing::warn!(%error, queue, retry_ms, "the keeper of dead letters waits");

@@ -47,7 +47,7 @@ impl Service for Relay {
         let mut backoff = Backoff::default();
         let session = || stop.run_until_cancelled(self.session(&actor_metrics));
         while let Some(Err(error)) = session().failpoint("relay: session").await {
-            let wait = backoff.pause();
+            let wait = backoff.next_delay();
             tracing::warn!(error, retry_ms = wait.as_millis(), "the relay lost its connection");
             stop.run_until_cancelled(tokio::time::sleep(wait)).failpoint("relay: pause").await;
         }
@@ -67,7 +67,7 @@ impl Relay {
         loop {
             let leads = reader.lead().await?;
             let mut more = false;
-            actor_metrics.show(|| json!({"leads": leads, "in_flight": in_flight.len()}));
+            actor_metrics.report_state(|| json!({"leads": leads, "in_flight": in_flight.len()}));
             if leads {
                 let known: Vec<_> = in_flight.keys().copied().collect();
                 let room = WINDOW - known.len();
@@ -76,10 +76,10 @@ impl Relay {
                 more = next.len() == room;
                 for waiting in next {
                     let (now, event) = (Instant::now(), Event::known(&waiting.event));
-                    let step = spans::publish(&waiting, self.connection.broker());
-                    let (id, trace) = (waiting.id, step.trace());
-                    let handling = actor_metrics.arrive(now, None).open(event, Some(trace), now);
-                    in_flight.insert(id, (event, step, handling));
+                    let span = spans::publish(&waiting, self.connection.broker());
+                    let (id, trace) = (waiting.id, span.context());
+                    let handling = actor_metrics.enqueued(now, None).open(event, Some(trace), now);
+                    in_flight.insert(id, (event, span, handling));
                     publisher
                         .publish(id, message(waiting, trace))
                         .failpoint("relay: publish")
@@ -92,8 +92,8 @@ impl Relay {
                 tokio::select! {
                     settled = publisher.settled().failpoint("relay: settled") => {
                         for id in settled? {
-                            let Some((event, step, handling)) = in_flight.remove(&id) else { continue };
-                            step.done();
+                            let Some((event, span, handling)) = in_flight.remove(&id) else { continue };
+                            span.finish();
                             handling.done();
                             self.metrics.published.with_label_values(&[event]).inc();
                             confirmed.push(id);

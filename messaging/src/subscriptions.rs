@@ -92,7 +92,7 @@ impl Subscription {
                     _ => None,
                 });
                 let news = news.collect();
-                orders.ask((), |reply| orders::Msg::Offer(news, reply)).await
+                orders.ask((), |reply| orders::Msg::ApplyProducts(news, reply)).await
             }
             Subscription::Catalog(catalog) => {
                 let movements = news.into_iter().flat_map(|news| match news {
@@ -100,7 +100,7 @@ impl Subscription {
                     _ => vec![],
                 });
                 let movements = movements.collect();
-                catalog.ask((), |reply| catalog::Msg::Move(movements, reply)).await
+                catalog.ask((), |reply| catalog::Msg::ApplyMovements(movements, reply)).await
             }
         }
     }

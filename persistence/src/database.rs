@@ -100,7 +100,7 @@ impl DatabaseServer {
         match self.echo {
             true => options.log_statements(tracing::log::LevelFilter::Info),
             // Nobody reads these lines: each becomes a step of the trace that the statement belongs to.
-            false if trace::is_collected() => options
+            false if trace::is_exported() => options
                 .log_statements(tracing::log::LevelFilter::Debug)
                 .log_slow_statements(tracing::log::LevelFilter::Debug, Duration::MAX),
             false => options.disable_statement_logging(),

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
-use ractor::Actor;
 use shop_actors::catalog::Catalog;
 use shop_actors::customers::Customers;
 use shop_actors::dead_letters::{DeadLetters, Msg};
@@ -13,7 +12,7 @@ use shop_messaging::Subscriptions;
 use shop_persistence::dead_letters::{DeadLetter, DeadLetterId};
 use shop_persistence::pages::PageRequest;
 use shop_persistence::{Database, Error};
-use shop_runtime::registry::{ActorKind, ActorRegistry};
+use shop_runtime::registry::ActorRegistry;
 use shop_runtime::{Addr, Message};
 use tokio::sync::broadcast;
 
@@ -21,7 +20,7 @@ use crate::config::Config;
 use crate::shop::{Node, policy};
 use crate::tree::{catalog_desks, order_desks, owners, tree};
 use crate::verify::Opened;
-use shop_runtime::{Child, Strategy, Supervisor};
+use shop_runtime::{Child, Root};
 
 /// How long an owner may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -68,11 +67,7 @@ async fn on_databases(
         children.extend(branch);
         letters.push(addr);
     }
-    let actor_metrics =
-        ActorRegistry::new("dead-letters").actor_metrics(ActorKind::Supervisor, None, 1);
-    let supervisor =
-        Supervisor { actor_metrics, strategy: Strategy::OneForOne, policy: policy(config) };
-    let (root, ended) = Actor::spawn(None, supervisor, children)
+    let root = Root::start(&ActorRegistry::new("dead-letters"), policy(config), children)
         .await
         .map_err(|error| anyhow!("the actors did not start: {error}"))?;
     let outcome = match command {
@@ -80,8 +75,7 @@ async fn on_databases(
         Command::Redrive { id } => redrive(&letters, id).await,
         Command::Drop { id } => drop(&letters, id).await,
     };
-    root.stop(None);
-    ended.await.ok();
+    root.stop().await;
     outcome
 }
 

@@ -39,7 +39,7 @@ pub fn start(log: &Log) -> anyhow::Result<()> {
             lines.event_format(ForWhom { shape, add: within }).boxed()
         }
     };
-    let statements = trace::is_collected().then(|| {
+    let statements = trace::is_exported().then(|| {
         let only = filter_fn(|metadata| metadata.target() == STATEMENTS);
         Statements.with_filter(only.with_max_level_hint(LevelFilter::DEBUG))
     });
@@ -75,16 +75,16 @@ where
 }
 
 /// At the end of a line of text.
-fn behind(line: &str, TaskContext { trace, request }: &TaskContext) -> String {
-    let request = request.as_ref().map(|id| format!(" request.id={id}")).unwrap_or_default();
-    format!("{line}{request} trace.id={}", trace.shown_id())
+fn behind(line: &str, TaskContext { span, request_id }: &TaskContext) -> String {
+    let request = request_id.as_ref().map(|id| format!(" request.id={id}")).unwrap_or_default();
+    format!("{line}{request} trace.id={}", span.trace_id_hex())
 }
 
 /// Within an object of JSON.
-fn within(object: &str, TaskContext { trace, request }: &TaskContext) -> String {
+fn within(object: &str, TaskContext { span, request_id }: &TaskContext) -> String {
     let open = object.strip_suffix('}').unwrap_or(object);
-    let trace = trace.shown_id().to_string();
-    let span = match request {
+    let trace = span.trace_id_hex().to_string();
+    let span = match request_id {
         Some(request) => json!({"request.id": &**request, "trace.id": trace}),
         None => json!({"trace.id": trace}),
     };

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
-use ractor::{Actor, ActorRef, concurrency::JoinHandle};
 use secrecy::{ExposeSecret, SecretString};
 use shop_actors::Metrics;
 use shop_actors::passwords::{Password, Passwords};
@@ -15,7 +14,7 @@ use shop_http::{self as http, Limits, Peers, Shutdown, Tokens};
 use shop_messaging::{Broker, Bus, Rabbit, RabbitConfig};
 use shop_persistence::users::{Email, NewUser, Role, Username};
 use shop_persistence::{Database, DatabaseServer, InvalidValue, Schema};
-use shop_runtime::registry::{ActorKind, ActorMetrics, ActorRegistry, Phase, Sampler};
+use shop_runtime::registry::{ActorKind, ActorMetrics, ActorRegistry};
 use shop_runtime::{HandlerResult, Service, now};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -23,9 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, Config, Listen};
 use crate::embedded::{Home, Options, Postgres};
 use crate::tree;
-use shop_runtime::{
-    Child, GRACE, Policy, RestartIntensity, Strategy, Supervisor, SupervisorMessage,
-};
+use shop_runtime::{Child, GRACE, RestartIntensity, RestartPolicy, Root, Sampler, Strategy};
 
 /// Which node of a shop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -88,9 +85,7 @@ impl Node {
 /// A shop that runs.
 #[derive(Debug)]
 pub struct Shop {
-    root: ActorRef<SupervisorMessage>,
-    /// None once it has ended.
-    ended: Option<JoinHandle<()>>,
+    root: Root,
     shutdown: Shutdown,
     databases: Vec<Database>,
     /// Where each node listens.
@@ -147,7 +142,7 @@ impl Shop {
             http::Cluster::new(members, auth_url).map_err(|why| anyhow!("cluster.peers: {why}"))
         };
         let [auth_url, catalog_url, order_url] = &urls;
-        let registry = ActorRegistry::counting("shop", config.telemetry.metrics);
+        let registry = ActorRegistry::with_counting("shop", config.telemetry.metrics);
         let policy = policy(config);
         let (process, started_at) = (uuid::Uuid::new_v4(), now());
 
@@ -220,23 +215,10 @@ impl Shop {
         children.push(Child::service(&service("databases"), GRACE, open).uncontrolled());
         children.push(Child::service(&service("inspector"), GRACE, sampler).uncontrolled());
         children.extend(branches);
-        let actor_metrics = registry.actor_metrics(ActorKind::Supervisor, None, 1);
-        actor_metrics.enter(Phase::Running);
-        let supervisor = Supervisor { actor_metrics, strategy: Strategy::OneForOne, policy };
-        let (root, ended) = Actor::spawn(None, supervisor, children)
+        let root = Root::start(&registry, policy, children)
             .await
             .map_err(|error| anyhow!("the actors did not start: {error}"))?;
-        Ok(Shop {
-            root,
-            ended: Some(ended),
-            shutdown,
-            databases,
-            addresses,
-            home,
-            made_up_password,
-            bus,
-            registry,
-        })
+        Ok(Shop { root, shutdown, databases, addresses, home, made_up_password, bus, registry })
     }
 
     /// Where this node listens.
@@ -246,10 +228,7 @@ impl Shop {
 
     /// Resolves when the shop has ended by itself: something died too often to go on. Cancel safe.
     pub async fn ended(&mut self) {
-        if let Some(ended) = &mut self.ended {
-            ended.await.ok();
-        }
-        self.ended = None;
+        self.root.ended().await;
     }
 
     /// Ends in good order: takes no more requests, answers those in flight, relays what is committed for at most
@@ -266,17 +245,14 @@ impl Shop {
             Ok::<_, shop_persistence::Error>(())
         };
         // When all has ended by itself, nobody is left to relay.
-        let patience = if self.ended.is_some() { GRACE } else { Duration::ZERO };
+        let patience = if self.root.has_ended() { Duration::ZERO } else { GRACE };
         let relayed = matches!(tokio::time::timeout(patience, relayed).await, Ok(Ok(())));
         if !relayed {
             tracing::warn!(
                 "not every event could be relayed; the outbox keeps them for the next start"
             );
         }
-        self.root.stop(None);
-        if let Some(ended) = self.ended {
-            ended.await.ok();
-        }
+        self.root.stop().await;
         relayed
     }
 }
@@ -298,24 +274,24 @@ impl Service for Databases {
 /// A node's branch of the tree.
 fn branch(
     place: &ActorRegistry,
-    policy: Policy,
+    policy: RestartPolicy,
     children: impl Fn() -> anyhow::Result<Vec<Child>> + Send + Sync + 'static,
 ) -> Child {
-    Child::branch(place, Strategy::OneForOne, policy, move || children().map_err(Into::into))
+    Child::supervisor(place, Strategy::OneForOne, policy, move || children().map_err(Into::into))
 }
 
 /// When actors are started again, as the configuration says.
-pub(crate) fn policy(config: &Config) -> Policy {
+pub(crate) fn policy(config: &Config) -> RestartPolicy {
     let supervision = &config.supervision;
-    Policy {
-        first_wait: Duration::from_millis(supervision.first_wait_ms),
-        longest_wait: Duration::from_millis(supervision.longest_wait_ms),
+    RestartPolicy {
+        min_backoff: Duration::from_millis(supervision.first_wait_ms),
+        max_backoff: Duration::from_millis(supervision.longest_wait_ms),
         actors: RestartIntensity {
-            deaths: supervision.actor_deaths,
+            max_restarts: supervision.actor_deaths,
             window: Duration::from_secs(supervision.actor_window_seconds),
         },
-        branches: RestartIntensity {
-            deaths: supervision.branch_deaths,
+        supervisors: RestartIntensity {
+            max_restarts: supervision.branch_deaths,
             window: Duration::from_secs(supervision.branch_window_seconds),
         },
     }

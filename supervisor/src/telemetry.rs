@@ -65,7 +65,7 @@ pub fn start(telemetry: &Telemetry, nodes: &[Node]) -> anyhow::Result<Exporting>
     let processor = Arc::new(processor);
     let taking = processor.clone();
     let scope = InstrumentationScope::builder("shop").build();
-    trace::collect(f64::from(*sampled_percent) / 100.0, move |ended| {
+    trace::set_exporter(f64::from(*sampled_percent) / 100.0, move |ended| {
         taking.on_end(span(ended, scope.clone()));
     });
     Ok(Exporting(Some(processor)))
@@ -127,7 +127,7 @@ fn span(ended: OwnSpanData, instrumentation_scope: InstrumentationScope) -> Span
     let mut links = SpanLinks::default();
     links.links = ended.links.into_iter().map(|other| Link::with_context(context(other))).collect();
     SpanData {
-        span_context: context(ended.here),
+        span_context: context(ended.context),
         parent_span_id: SpanId::from(ended.parent.unwrap_or_default()),
         parent_span_is_remote: matches!(ended.kind, OwnSpanKind::Server | OwnSpanKind::Consumer),
         span_kind: match ended.kind {
@@ -139,18 +139,18 @@ fn span(ended: OwnSpanData, instrumentation_scope: InstrumentationScope) -> Span
         },
         name: ended.name.into(),
         start_time,
-        end_time: start_time + ended.took,
+        end_time: start_time + ended.duration,
         attributes: ended.attributes.into_iter().map(attribute).collect(),
         dropped_attributes_count: 0,
         events: Default::default(),
         links,
-        status: ended.failure.map_or(Status::Unset, Status::error),
+        status: ended.error.map_or(Status::Unset, Status::error),
         instrumentation_scope,
     }
 }
 
 fn context(trace: OwnSpanContext) -> SpanContext {
-    let (trace_id, span_id) = (TraceId::from(trace.trace_id()), SpanId::from(trace.step_id()));
+    let (trace_id, span_id) = (TraceId::from(trace.trace_id()), SpanId::from(trace.span_id()));
     SpanContext::new(trace_id, span_id, TraceFlags::SAMPLED, false, TraceState::NONE)
 }
 
@@ -174,12 +174,12 @@ impl<S: Subscriber> layer::Layer<S> for Statements {
         event.record(&mut statement);
         let Statement { summary, text, seconds, rows } = statement;
         let text = if text.is_empty() { summary.clone() } else { text };
-        let mut step = trace.step(OwnSpanKind::Client, summary);
+        let mut step = trace.child(OwnSpanKind::Client, summary);
         step.set("db.system.name", "postgresql");
         step.set("db.query.text", text.as_str());
         step.set("db.response.returned_rows", rows);
-        step.began_before(Duration::try_from_secs_f64(seconds).unwrap_or_default());
-        step.done();
+        step.started_before(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+        step.finish();
     }
 }
 

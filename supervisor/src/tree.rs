@@ -32,7 +32,7 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::config::Mailboxes;
-use shop_runtime::{Child, GRACE, Policy, Strategy};
+use shop_runtime::{Child, GRACE, RestartPolicy, Strategy};
 
 /// auth
 /// ├── users/0..n       owns users
@@ -160,7 +160,7 @@ pub struct Node {
     /// Its place in the tree.
     pub registry: ActorRegistry,
     /// When its actors are started again.
-    pub policy: Policy,
+    pub policy: RestartPolicy,
     /// Its database.
     pub database: Database,
     /// Whose tables it holds.
@@ -300,7 +300,7 @@ impl Node {
                 ]))
             }
         };
-        Child::branch(&branch, Strategy::RestForOne, self.policy, children)
+        Child::supervisor(&branch, Strategy::RestForOne, self.policy, children)
     }
 
     fn consumer(
@@ -397,7 +397,7 @@ pub fn owners<O: Actor>(
 ) -> Vec<Child> {
     let owner = |mailbox| {
         let (database, make) = (database.clone(), make.clone());
-        Child::owner(mailbox, move || make(&database))
+        Child::actor(mailbox, move || make(&database))
     };
     addr.mailboxes().iter().map(owner).collect()
 }

@@ -141,7 +141,7 @@ async fn an_owner_is_measured_message_by_message() {
         histogram.as_array().unwrap().iter().map(|bucket| bucket["count"].as_i64().unwrap()).sum()
     };
     assert_eq!(json!(counted(&owner["handler_histogram"])), owner["handled"]);
-    assert_eq!(owner["state"], json!({"connected": true, "pending": 0, "waiting_for_news": 0}));
+    assert_eq!(owner["state"], json!({"connected": true, "pending": 0, "waiting_for_events": 0}));
     assert!(owner["state_at"].is_string() && owner["started_at"].is_string());
     for none in ["rejected", "expired", "lost", "restarts"] {
         assert_eq!(owner[none], 0, "{none}");
@@ -312,7 +312,7 @@ async fn a_paused_owner_waits_and_a_drained_one_refuses() {
             .await;
     }
     let refused = admin.get(Node::Catalog, "/api/v1/products").await.expect(503);
-    assert!(refused["detail"].as_str().unwrap().contains("drained"), "{refused}");
+    assert!(refused["detail"].as_str().unwrap().contains("is draining"), "{refused}");
     for owner in 0..4 {
         // Without a body too.
         let path = format!("/admin/actors/shop/catalog/catalog/{owner}/resume");
@@ -366,7 +366,7 @@ async fn a_drained_owner_answers_all_that_it_was_asked() {
         let waiting = async || {
             for owner in 0..4 {
                 let path = format!("shop/order/orders/{owner}");
-                if find(&admin, Node::Order, &path).await["state"]["waiting_for_news"] == 1 {
+                if find(&admin, Node::Order, &path).await["state"]["waiting_for_events"] == 1 {
                     return Ok(path);
                 }
             }
@@ -622,7 +622,7 @@ async fn ten_deaths_within_the_window_start_the_branch_afresh() {
         same(branch["restarts"].clone(), json!(1)).map(|_| branch)
     });
     let failure = branch.await["last_failure"]["reason"].as_str().unwrap().to_owned();
-    assert!(failure.contains("died 10 times"), "{failure}");
+    assert!(failure.contains("failed 10 times"), "{failure}");
     mend_orders(&shop).await;
     eventually(async || same(admin.order(&[(&teapot, 1)]).await.status.as_u16(), 201)).await;
     shop.close().await;
@@ -724,7 +724,10 @@ fn every_promise_of_the_runtime_is_held_by_a_test_that_there_is() {
                 "http/src",
                 "messaging/src",
             ];
-            let sources = places.map(|place| read(format!("{place}/{module}.rs")));
+            let paths = places.iter().flat_map(|place| {
+                [format!("{place}/{module}.rs"), format!("{place}/{module}/tests.rs")]
+            });
+            let sources: Vec<_> = paths.map(read).collect();
             let is_there = |source: &String| {
                 source.contains(&format!("fn {test}(")) || source.contains(&format!("    {test}\n"))
             };

@@ -196,7 +196,7 @@ async fn what_ended_its_owner_is_applied_once_the_bug_is_mended(shop: TestShop) 
     let letter = dead_letters(&admin, Node::Order, 1).await.remove(0);
     assert_eq!(letter["reason"], "it ended the owner of orders whenever it was tried");
     assert_eq!(letter["tries"], 4, "once, and handed out again three times");
-    let reason = "it ended the owner of orders when it was tried again";
+    let reason = "the message crashed the actor orders again";
     assert_eq!(redrive(&admin, &letter).await.expect(409)["detail"], reason);
     let tried = admin.get(Node::Order, &path(&letter)).await.expect(200);
     assert_eq!((&tried["tries"], &tried["reason"]), (&json!(5), &json!(reason)));

@@ -385,7 +385,7 @@ async fn what_keeps_dying_ends_the_process_with_a_failure() {
     let ended = eventually(ordered).await;
     let log = process.read("err");
     assert_eq!(ended.code(), Some(1), "{log}");
-    assert!(log.contains("its supervisor gives up"), "{log}");
+    assert!(log.contains("supervisor gives up on a child"), "{log}");
 }
 
 #[tokio::test]

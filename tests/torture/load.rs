@@ -384,7 +384,7 @@ impl Client {
                 By::Admin => self.admins_token().await,
             };
             if token.is_none() && call.by != By::Nobody {
-                sleep(backoff.pause()).await;
+                sleep(backoff.next_delay()).await;
                 continue;
             }
             tries += 1;
@@ -394,7 +394,7 @@ impl Client {
                 Try::Unknown => unknown = true,
                 Try::NotYet => {}
             }
-            sleep(backoff.pause()).await;
+            sleep(backoff.next_delay()).await;
         };
         if call.key.is_some() {
             let writes = &mut self.records.writes;
@@ -508,7 +508,7 @@ impl Client {
                     return answer.body["access_token"].as_str().map(str::to_owned);
                 }
                 Try::Unauthenticated => return None,
-                Try::Unknown | Try::NotYet => sleep(backoff.pause()).await,
+                Try::Unknown | Try::NotYet => sleep(backoff.next_delay()).await,
             }
         }
         None

@@ -379,7 +379,7 @@ impl Replica {
                     );
                     eprintln!("{end}");
                     by_itself.lock().expect("no panic").push(end);
-                    sleep(backoff.pause()).await;
+                    sleep(backoff.next_delay()).await;
                 }
             }
         });

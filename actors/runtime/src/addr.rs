@@ -1,97 +1,133 @@
-//! How to reach an owner: an address that outlives the actor behind it, and mailboxes with a bound.
+//! Addresses: how to send messages to an actor, or to the shards that divide its work.
 
-use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Error, ReplyError, Result, TaskContext};
-use ractor::{ActorRef, RpcReplyPort, concurrency};
+use ractor::{RpcReplyPort, concurrency};
 use tokio::time::{Instant, timeout_at};
 
-use crate::registry::{ActorKind, ActorMetrics, ActorRegistry, ProcessingGuard, QueueGuard};
+use crate::mailbox::{Mailbox, Message};
+use crate::registry::{ActorKind, ActorRegistry};
+use crate::{Error, ReplyError, Result};
 
-/// Where an owner answers.
+/// Where an actor sends the reply to a message.
 pub type Reply<T, E = Error> = RpcReplyPort<std::result::Result<T, E>>;
 
-/// What an owner may be asked. The name of a message is that of its variant.
-pub trait Message: Send + 'static {
-    /// What it is called where it is counted.
-    fn name(&self) -> &'static str;
-}
-
-impl<M: Send + 'static> Message for M
-where
-    for<'m> &'m M: Into<&'static str>,
-{
-    fn name(&self) -> &'static str {
-        self.into()
-    }
-}
-
-/// The address of an owner, or of several that share its work by key.
+/// The address of an actor or of the shards that divide its work. It stays valid when an actor behind
+/// it restarts: messages wait for the new one.
+///
+/// ```
+/// # use shop_runtime::{Actor, ActorContext, ActorRegistry, Addr, Child, HandlerResult, Reply};
+/// # use shop_runtime::{RestartPolicy, Root, respond};
+/// # use std::time::Duration;
+/// # #[derive(strum::IntoStaticStr)] enum Msg { Double(u64, Reply<u64>) }
+/// # struct Doubler;
+/// # impl Actor for Doubler {
+/// #     type Msg = Msg;
+/// #     async fn handle(&mut self, _: &ActorContext<Msg>, message: Msg) -> HandlerResult {
+/// #         let Msg::Double(number, reply) = message;
+/// #         respond(reply, Ok(2 * number))
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> HandlerResult {
+/// let registry = ActorRegistry::new("app");
+/// let addr: Addr<Msg> = Addr::new(&registry, "doubler", 2, 64, Duration::from_secs(1));
+/// let children = addr.mailboxes().iter().map(|mailbox| Child::actor(mailbox, || Doubler));
+/// let root = Root::start(&registry, RestartPolicy::default(), children.collect()).await?;
+///
+/// // Messages with the same key go to the same shard, in order.
+/// assert_eq!(addr.ask("key", |reply| Msg::Double(21, reply)).await?, 42);
+/// root.stop().await;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Addr<M> {
     mailboxes: Arc<[Arc<Mailbox<M>>]>,
     hasher: RandomState,
-    patience: Duration,
+    reply_timeout: Duration,
 }
 
 impl<M> Clone for Addr<M> {
     fn clone(&self) -> Self {
-        let Addr { mailboxes, hasher, patience } = self;
-        Addr { mailboxes: mailboxes.clone(), hasher: hasher.clone(), patience: *patience }
+        let Addr { mailboxes, hasher, reply_timeout } = self;
+        let (mailboxes, hasher) = (mailboxes.clone(), hasher.clone());
+        Addr { mailboxes, hasher, reply_timeout: *reply_timeout }
     }
 }
 
 impl<M: Message> Addr<M> {
-    /// An address of `shares` owners of this name on a branch of the tree, each with a mailbox for `capacity` messages; an
-    /// ask is answered within `patience` or not at all.
+    /// An address with `shards` mailboxes (at least one), each for up to `capacity` waiting messages, at
+    /// the paths `name/0`, `name/1`, … of the registry. An ask fails after `reply_timeout`.
     pub fn new(
-        branch: &ActorRegistry,
+        registry: &ActorRegistry,
         name: &'static str,
-        shares: usize,
+        shards: usize,
         capacity: usize,
-        patience: Duration,
+        reply_timeout: Duration,
     ) -> Addr<M> {
-        let mailbox = |share| {
-            let place = branch.branch(name).branch(&format!("{share}"));
+        let mailbox = |shard| {
+            let place = registry.branch(name).branch(&format!("{shard}"));
             Mailbox::new(name, place.actor_metrics(ActorKind::Actor, Some(capacity), 1))
         };
-        let mailboxes = (0..shares.max(1)).map(mailbox).collect();
-        Addr { mailboxes, hasher: RandomState::new(), patience }
+        let mailboxes = (0..shards.max(1)).map(mailbox).collect();
+        Addr { mailboxes, hasher: RandomState::new(), reply_timeout }
     }
 
-    /// The mailboxes behind this address.
+    /// The mailboxes, one for each shard.
     pub fn mailboxes(&self) -> &[Arc<Mailbox<M>>] {
         &self.mailboxes
     }
 
-    /// Asks the owner of `key`. Messages of one key are handled one after the other, in the order they were sent.
+    /// Sends a message to the shard of `key` and waits for the reply. Messages with the same key are
+    /// handled in the order in which they were sent.
     ///
-    /// [`Error::Overloaded`] when the mailbox is full: nothing was done. [`Error::Unavailable`] when no answer came in
-    /// time, [`Error::Crashed`] when the owner ended while at it: whether it was done is unknown.
+    /// # Errors
+    /// [`Error::Overloaded`] if the mailbox is full: nothing was done. [`Error::Unavailable`] if no
+    /// reply came in time, [`Error::Crashed`] if the actor failed while it handled the message: whether
+    /// the work was done is unknown.
     pub async fn ask<T: Send + 'static, E: ReplyError>(
         &self,
         key: impl Hash,
         message: impl FnOnce(Reply<T, E>) -> M,
     ) -> Result<T, E> {
-        let share = self.hasher.hash_one(key) as usize % self.mailboxes.len();
-        self.ask_mailbox(&self.mailboxes[share], message).await
+        let shard = self.hasher.hash_one(key) as usize % self.mailboxes.len();
+        self.ask_mailbox(&self.mailboxes[shard], message).await
     }
 
-    /// Asks where the others are: the first owner that is at hand and has fewer than `company` messages to handle. For
-    /// messages that an owner handles together, and that need no order among themselves. Fails as [`ask`](Self::ask) does.
-    pub async fn ask_batched<T: Send + 'static, E: ReplyError>(
+    /// Sends a message that any shard can handle: to the responsive shard with the fewest messages.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub async fn ask_any<T: Send + 'static, E: ReplyError>(
         &self,
-        company: usize,
         message: impl FnOnce(Reply<T, E>) -> M,
     ) -> Result<T, E> {
-        let at_hand = || self.mailboxes.iter().filter(|mailbox| mailbox.actor_metrics.is_at_hand());
-        let has_room = |mailbox: &&Arc<Mailbox<M>>| mailbox.actor_metrics.depth() < company;
-        let depth = |mailbox: &&Arc<Mailbox<M>>| mailbox.actor_metrics.depth();
-        let mailbox = at_hand().find(has_room).or_else(|| at_hand().min_by_key(depth));
-        self.ask_mailbox(mailbox.unwrap_or(&self.mailboxes[0]), message).await
+        self.ask_mailbox(self.least_loaded(), message).await
+    }
+
+    /// Sends a message that shares a batch with others: to the first responsive shard with fewer than
+    /// `batch_size` messages, so that a batch fills before the next shard is used. Messages that are
+    /// sent like this have no order among themselves.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub async fn ask_batched<T: Send + 'static, E: ReplyError>(
+        &self,
+        batch_size: usize,
+        message: impl FnOnce(Reply<T, E>) -> M,
+    ) -> Result<T, E> {
+        let has_room = |mailbox: &&Arc<Mailbox<M>>| {
+            let actor_metrics = mailbox.actor_metrics();
+            actor_metrics.is_responsive() && actor_metrics.depth() < batch_size
+        };
+        let mailbox = self.mailboxes.iter().find(has_room);
+        self.ask_mailbox(mailbox.unwrap_or_else(|| self.least_loaded()), message).await
+    }
+
+    fn least_loaded(&self) -> &Arc<Mailbox<M>> {
+        let responsive = self.mailboxes.iter().filter(|it| it.actor_metrics().is_responsive());
+        responsive.min_by_key(|it| it.actor_metrics().depth()).unwrap_or(&self.mailboxes[0])
     }
 
     async fn ask_mailbox<T: Send + 'static, E: ReplyError>(
@@ -100,152 +136,16 @@ impl<M: Message> Addr<M> {
         message: impl FnOnce(Reply<T, E>) -> M,
     ) -> Result<T, E> {
         let now = Instant::now();
-        let deadline = now + self.patience;
-        let (reply, answer) = concurrency::oneshot();
+        let deadline = now + self.reply_timeout;
+        let (reply, response) = concurrency::oneshot();
         mailbox.post(message(reply.into()), now, deadline)?;
-        match timeout_at(deadline, answer).await {
+        match timeout_at(deadline, response).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(Error::Crashed(mailbox.kind).into()),
             Err(_) => {
-                let why = format!("the {} did not answer in time", mailbox.kind);
-                Err(Error::Unavailable(why.into()).into())
+                let reason = format!("the actor {} did not reply in time", mailbox.kind);
+                Err(Error::Unavailable(reason.into()).into())
             }
         }
-    }
-}
-
-/// The queue in front of one owner. It stays, with all that waits in it, when the owner is replaced by a fresh one.
-pub struct Mailbox<M> {
-    pub(crate) kind: &'static str,
-    actor_metrics: Arc<ActorMetrics>,
-    queue: Mutex<Queue<M>>,
-}
-
-/// What waits, and for whom.
-struct Queue<M> {
-    waiting: VecDeque<Envelope<M>>,
-    owner: Option<ActorRef<Signal<M>>>,
-}
-
-/// What an owner's actor is told: the mailbox holds the messages themselves.
-#[derive(Debug)]
-pub(crate) enum Signal<M> {
-    /// One more message waits.
-    Message,
-    /// The owner's own message to itself, later.
-    Own(Envelope<M>),
-    /// Somebody wants to see the owner's state.
-    Look,
-}
-
-impl<M: Message> Mailbox<M> {
-    fn new(kind: &'static str, actor_metrics: Arc<ActorMetrics>) -> Arc<Mailbox<M>> {
-        let queue = Mutex::new(Queue { waiting: VecDeque::new(), owner: None });
-        let mailbox = Arc::new(Mailbox { kind, actor_metrics, queue });
-        let looked_at = Arc::downgrade(&mailbox);
-        mailbox.actor_metrics.on_state_request(move || {
-            let mailbox = looked_at.upgrade();
-            mailbox.iter().for_each(|mailbox| mailbox.queue().tell(Signal::Look));
-        });
-        mailbox
-    }
-
-    /// What is measured of it and of its owner.
-    pub fn actor_metrics(&self) -> &Arc<ActorMetrics> {
-        &self.actor_metrics
-    }
-
-    fn queue(&self) -> MutexGuard<'_, Queue<M>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner) // nothing in there breaks half way
-    }
-
-    /// From now on this actor empties the mailbox, beginning with what waits already.
-    pub(crate) fn belongs_to(&self, owner: ActorRef<Signal<M>>) {
-        let mut queue = self.queue();
-        queue.owner = Some(owner);
-        for _ in 0..queue.waiting.len() {
-            queue.tell(Signal::Message);
-        }
-        queue.tell(Signal::Look); // somebody may wait to see it
-    }
-
-    /// Puts a message from outside in, if there is room for it.
-    fn post(&self, message: M, now: Instant, deadline: Instant) -> Result<()> {
-        let envelope = self.envelope(message, now, Some(deadline), TaskContext::current());
-        if self.actor_metrics.is_closed() {
-            envelope.guard.reject();
-            let why =
-                format!("the {} takes nothing new: an administrator has it drained", self.kind);
-            return Err(Error::Unavailable(why.into()));
-        }
-        if self.actor_metrics.is_full() {
-            envelope.guard.reject();
-            return Err(Error::Overloaded(self.kind));
-        }
-        self.put(envelope);
-        Ok(())
-    }
-
-    /// Puts a message behind those that wait.
-    pub(crate) fn put(&self, envelope: Envelope<M>) {
-        let mut queue = self.queue();
-        queue.waiting.push_back(envelope);
-        queue.tell(Signal::Message);
-    }
-
-    /// The message that has waited longest.
-    pub(crate) fn take(&self) -> Option<Envelope<M>> {
-        self.queue().waiting.pop_front()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.queue().waiting.is_empty()
-    }
-
-    pub(crate) fn envelope(
-        &self,
-        message: M,
-        now: Instant,
-        deadline: Option<Instant>,
-        context: Option<TaskContext>,
-    ) -> Envelope<M> {
-        let guard = self.actor_metrics.arrive(now, deadline);
-        Envelope { message, deadline, context, guard }
-    }
-}
-
-impl<M: Message> Queue<M> {
-    /// An actor that has ended hears nothing; the next one begins with all that waits.
-    fn tell(&self, signal: Signal<M>) {
-        if let Some(owner) = &self.owner {
-            owner.send_message(signal).ok();
-        }
-    }
-}
-
-impl<M> std::fmt::Debug for Mailbox<M> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Mailbox").field("probe", &self.actor_metrics).finish_non_exhaustive()
-    }
-}
-
-/// A message on its way, with what its handling must know about its asker.
-#[derive(Debug)]
-pub(crate) struct Envelope<M> {
-    message: M,
-    pub(crate) deadline: Option<Instant>,
-    pub(crate) context: Option<TaskContext>,
-    guard: QueueGuard,
-}
-
-impl<M: Message> Envelope<M> {
-    /// The message, unless its asker has given up; and the measure of its handling.
-    pub(crate) fn open(self, now: Instant) -> Option<(M, ProcessingGuard)> {
-        if self.deadline.is_some_and(|deadline| deadline <= now) {
-            return None;
-        }
-        let trace = self.context.map(|context| context.trace);
-        let handling = self.guard.open(self.message.name(), trace, now);
-        Some((self.message, handling))
     }
 }

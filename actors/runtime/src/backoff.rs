@@ -1,37 +1,49 @@
-//! How long to wait before the next try.
+//! Exponential backoff with jitter.
 
 use std::time::{Duration, Instant};
 
-/// Waits that double from try to try, with jitter, up to a bound; after a success that lasted they start over.
+/// Delays between retries. Each failure doubles the delay up to a maximum; a period without a failure
+/// of twice the maximum resets it.
+///
+/// ```
+/// use std::time::Duration;
+/// use shop_runtime::Backoff;
+///
+/// let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+/// assert!(backoff.next_delay() <= Duration::from_millis(100));
+/// assert!(backoff.next_delay() <= Duration::from_millis(200));
+/// ```
 #[derive(Debug)]
 pub struct Backoff {
-    first: Duration,
-    most: Duration,
+    min: Duration,
+    max: Duration,
     failures: u32,
+    /// When the last delay ended.
     last: Instant,
 }
 
 impl Backoff {
-    /// Waits from about `first` up to about `most`.
-    pub fn new(first: Duration, most: Duration) -> Backoff {
-        Backoff { first, most, failures: 0, last: Instant::now() }
+    /// Delays that grow from `min` to `max`.
+    pub fn new(min: Duration, max: Duration) -> Backoff {
+        Backoff { min, max, failures: 0, last: Instant::now() }
     }
 
-    /// How long to wait after a failure now: between half and all of the doubled time.
-    pub fn pause(&mut self) -> Duration {
-        if self.last.elapsed() > 2 * self.most {
-            self.failures = 0; // it went well for a while
+    /// Counts a failure and returns the delay before the next attempt: a random value between half of
+    /// the doubled delay and all of it.
+    pub fn next_delay(&mut self) -> Duration {
+        if self.last.elapsed() > 2 * self.max {
+            self.failures = 0;
         }
-        let full = self.first.saturating_mul(2_u32.saturating_pow(self.failures)).min(self.most);
+        let full = self.min.saturating_mul(2_u32.saturating_pow(self.failures)).min(self.max);
         self.failures = self.failures.saturating_add(1);
-        let wait = full.mul_f64(rand::random_range(0.5..=1.0));
-        self.last = Instant::now() + wait;
-        wait
+        let delay = full.mul_f64(rand::random_range(0.5..=1.0));
+        self.last = Instant::now() + delay;
+        delay
     }
 }
 
 impl Default for Backoff {
-    /// For what is outside the process: 50 ms to 3 s.
+    /// 50 ms to 3 s, for dependencies outside the process.
     fn default() -> Backoff {
         Backoff::new(Duration::from_millis(50), Duration::from_secs(3))
     }
@@ -42,20 +54,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_stable_for_long_begins_anew() {
-        let mut backoff = Backoff::new(Duration::from_millis(8), Duration::from_millis(16));
-        let longest = (0..6).map(|_| backoff.pause()).max();
-        assert!(longest >= Some(Duration::from_millis(8)));
-        backoff.last = Instant::now() - Duration::from_millis(33);
-        assert!(backoff.pause() <= Duration::from_millis(8));
+    fn the_delay_doubles_up_to_the_maximum() {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+        for full_ms in [100, 200, 400, 800, 1000, 1000] {
+            let delay = backoff.next_delay().as_millis();
+            assert!((full_ms / 2..=full_ms).contains(&delay), "{delay} ms of {full_ms} ms");
+        }
     }
 
     #[test]
-    fn waits_double_up_to_a_bound() {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
-        for full_ms in [100, 200, 400, 800, 1000, 1000] {
-            let wait = backoff.pause().as_millis();
-            assert!((full_ms / 2..=full_ms).contains(&wait), "{wait} ms of {full_ms} ms");
-        }
+    fn a_period_without_failures_resets_the_delay() {
+        let mut backoff = Backoff::new(Duration::from_millis(8), Duration::from_millis(16));
+        let longest = (0..6).map(|_| backoff.next_delay()).max();
+        assert!(longest >= Some(Duration::from_millis(8)));
+        backoff.last = Instant::now() - Duration::from_millis(33);
+        assert!(backoff.next_delay() <= Duration::from_millis(8));
     }
 }

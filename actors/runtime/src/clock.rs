@@ -1,10 +1,10 @@
-//! The date.
+//! The wall clock.
 
 use jiff::Timestamp;
 
-/// The date, as this machine has it. That clock jumps: it stands on tokens, on what people read, and in ids, and measures
-/// nothing.
-#[expect(clippy::disallowed_methods, reason = "the one place that reads that clock")]
+/// The current date and time of this machine. The wall clock can jump: use it in tokens, ids and what
+/// people read. Measure durations with [`std::time::Instant`].
+#[expect(clippy::disallowed_methods, reason = "the only place that reads the wall clock")]
 pub fn now() -> Timestamp {
     Timestamp::now()
 }

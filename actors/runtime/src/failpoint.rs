@@ -1,12 +1,22 @@
-//! Crash points: every await on the way of a change has a name, at which a test can end the process or the actor. Only tests
-//! compile them (feature `failpoints`); in the shop that is shipped, `future.at("…")` is `future`.
+//! Failpoints: named awaits at which a test ends the process or fails the actor. The feature
+//! `failpoints` compiles them in; without it `future.failpoint("…")` is `future`.
 
 use std::future::{Future, IntoFuture};
 
 /// Names an await.
 pub trait Failpoint: IntoFuture + Sized {
-    /// The same future, at a point of this name: the path that it lies on, and what it does. A test may have the process or
-    /// the actor die when it is done, before anything else is. (To die before it is to die after the await before.)
+    /// The same future with a failpoint after it. The name says which operation it belongs to and what
+    /// it awaits: `"place: commit"`. A test can end the process or fail the actor as soon as the future
+    /// has resolved. Failing before this future is the same as failing after the previous failpoint.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use shop_runtime::Failpoint;
+    ///
+    /// async fn commit() -> u32 { 7 }
+    /// assert_eq!(commit().failpoint("place: commit").await, 7);
+    /// # }
+    /// ```
     fn failpoint(self, point: &'static str) -> impl Future<Output = Self::Output>;
 }
 
@@ -30,31 +40,31 @@ impl<F: IntoFuture> Failpoint for F {
 #[cfg(feature = "failpoints")]
 pub use armed::{FailAction, arm, is_armed};
 
-/// Where the next death is.
+/// The armed failpoint of this process.
 #[cfg(feature = "failpoints")]
 mod armed {
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
     use std::sync::{Mutex, PoisonError};
 
-    /// Who dies.
+    /// What an armed failpoint does.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub enum FailAction {
-        /// The process, and nothing is cleaned up, as by `kill -9`.
+        /// Aborts the process without any cleanup, like `kill -9`.
         Process,
-        /// The actor: it panics.
+        /// Panics, which fails the actor.
         Actor,
     }
 
     static ANY: AtomicBool = AtomicBool::new(false);
     static ARMED: Mutex<Option<(String, FailAction)>> = Mutex::new(None);
 
-    /// Whoever passes this point next, dies.
-    pub fn arm(point: &str, victim: FailAction) {
-        *ARMED.lock().unwrap_or_else(PoisonError::into_inner) = Some((point.to_owned(), victim));
+    /// Arms a failpoint. The first task that passes it triggers the action and disarms it.
+    pub fn arm(point: &str, action: FailAction) {
+        *ARMED.lock().unwrap_or_else(PoisonError::into_inner) = Some((point.to_owned(), action));
         ANY.store(true, Relaxed);
     }
 
-    /// Whether nobody has passed the armed point yet.
+    /// Whether an armed failpoint has not been passed yet.
     pub fn is_armed() -> bool {
         ANY.load(Relaxed)
     }
@@ -64,12 +74,12 @@ mod armed {
             return;
         }
         let mut armed = ARMED.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((_, victim)) = armed.take_if(|(armed, _)| armed == point) else { return };
+        let Some((_, action)) = armed.take_if(|(armed, _)| armed == point) else { return };
         ANY.store(false, Relaxed);
         drop(armed);
-        match victim {
+        match action {
             FailAction::Process => std::process::abort(),
-            FailAction::Actor => panic!("it was to die at the crash point {point:?}"),
+            FailAction::Actor => panic!("failpoint {point:?} was armed"),
         }
     }
 }

@@ -1,25 +1,30 @@
-//! The actor runtime: addresses, bounded mailboxes, actors, services, supervision, back-off, the registry of actors with
-//! its metrics, failpoints, clock and trace context. It knows ractor and tokio, and nothing of a shop.
+#![doc = include_str!("../README.md")]
 
 mod actor;
 mod addr;
 mod backoff;
+mod batcher;
 mod clock;
 mod error;
 pub mod failpoint;
+mod mailbox;
 pub mod registry;
+mod sampler;
 mod service;
 mod supervisor;
 pub mod trace;
+mod worker;
 
-pub use actor::{Actor, ActorContext, HandlerResult, respond, spawn_actor};
-pub use addr::{Addr, Mailbox, Message, Reply};
+pub use actor::{Actor, ActorContext, HandlerError, HandlerResult, respond};
+pub use addr::{Addr, Reply};
 pub use backoff::Backoff;
+pub use batcher::{BatchLimits, Batcher, Flush};
 pub use clock::now;
 pub use error::{Error, ReplyError, Result};
 pub use failpoint::Failpoint;
-pub use service::{Service, spawn_service};
-pub use supervisor::{
-    Child, GRACE, Msg as SupervisorMessage, Policy, RestartIntensity, Strategy, Supervisor,
-};
+pub use mailbox::{Mailbox, Message};
+pub use registry::ActorRegistry;
+pub use sampler::Sampler;
+pub use service::Service;
+pub use supervisor::{Child, GRACE, RestartIntensity, RestartPolicy, Root, Strategy};
 pub use trace::{Span, SpanContext, SpanKind, TaskContext};

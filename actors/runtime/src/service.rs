@@ -1,21 +1,22 @@
-//! What a service is: an actor whose work is not to answer messages but to keep something going.
+//! Services: actors that run a loop instead of handling messages.
 
 use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
+use ractor::{ActorCell, ActorRef, SpawnErr};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::HandlerResult;
+use crate::actor::HandlerResult;
 use crate::registry::ActorMetrics;
 
-/// Keeps something going: a listener, a connection, a process.
+/// A loop under supervision: a server, a connection, a child process.
 pub trait Service: Send + 'static {
-    /// Works until `stop` is cancelled, then ends in good order. To end before that is a failure, whatever is returned.
-    /// What it is at is measured by `actor_metrics`.
+    /// Runs until `stop` is cancelled, then shuts down gracefully. Returning earlier is a failure,
+    /// whatever the result. `actor_metrics` measures its work.
     fn run(
         self,
         actor_metrics: Arc<ActorMetrics>,
@@ -23,65 +24,69 @@ pub trait Service: Send + 'static {
     ) -> impl Future<Output = HandlerResult> + Send;
 }
 
-/// Starts `service` under `supervisor`. When it is stopped it has `grace` to end in good order.
-pub async fn spawn_service<S: Service>(
+/// Starts `service`, linked to `supervisor`. After `stop` it has `grace` to shut down, then it is
+/// aborted.
+pub(crate) async fn spawn_service<S: Service>(
     service: S,
     actor_metrics: &Arc<ActorMetrics>,
     grace: Duration,
     supervisor: ActorCell,
 ) -> Result<ActorCell, SpawnErr> {
-    let keeper = Keeper(PhantomData);
-    let service = (service, actor_metrics.clone(), grace);
-    let (actor, _) = ractor::Actor::spawn_linked(None, keeper, service, supervisor).await?;
+    let runner = Runner(PhantomData);
+    let arguments = (service, actor_metrics.clone(), grace);
+    let (actor, _) = ractor::Actor::spawn_linked(None, runner, arguments, supervisor).await?;
     Ok(actor.get_cell())
 }
 
-/// The ractor actor that a service is.
-struct Keeper<S>(PhantomData<fn() -> S>);
+/// The ractor actor that runs a [`Service`].
+struct Runner<S>(PhantomData<fn() -> S>);
 
-/// The one message: the service's work has ended.
-struct Ended(Result<HandlerResult, tokio::task::JoinError>);
+/// The service's task has ended.
+struct Ended(Result<HandlerResult, JoinError>);
 
-struct Kept {
+struct Running {
     stop: CancellationToken,
-    work: AbortOnDropHandle<()>,
+    task: AbortOnDropHandle<()>,
     grace: Duration,
 }
 
-impl<S: Service> ractor::Actor for Keeper<S> {
+impl<S: Service> ractor::Actor for Runner<S> {
     type Msg = Ended;
-    type State = Kept;
+    type State = Running;
     type Arguments = (S, Arc<ActorMetrics>, Duration);
 
     async fn pre_start(
         &self,
-        actor: ActorRef<Ended>,
+        myself: ActorRef<Ended>,
         (service, actor_metrics, grace): Self::Arguments,
-    ) -> Result<Kept, ActorProcessingErr> {
+    ) -> HandlerResult<Running> {
         let stop = CancellationToken::new();
-        let work = tokio::spawn(service.run(actor_metrics, stop.clone()));
-        let work = tokio::spawn(async move {
-            let ended = AbortOnDropHandle::new(work).await;
-            actor.send_message(Ended(ended)).ok(); // it may be stopping already
+        let task = tokio::spawn(service.run(actor_metrics, stop.clone()));
+        let task = tokio::spawn(async move {
+            let ended = AbortOnDropHandle::new(task).await;
+            myself.send_message(Ended(ended)).ok(); // fails if this actor is stopping
         });
-        Ok(Kept { stop, work: AbortOnDropHandle::new(work), grace })
+        Ok(Running { stop, task: AbortOnDropHandle::new(task), grace })
     }
 
-    async fn handle(&self, _: ActorRef<Ended>, Ended(ended): Ended, _: &mut Kept) -> HandlerResult {
+    async fn handle(
+        &self,
+        _: ActorRef<Ended>,
+        Ended(ended): Ended,
+        _: &mut Running,
+    ) -> HandlerResult {
         match ended {
-            Ok(Ok(())) => Err("it ended by itself".into()),
+            Ok(Ok(())) => Err("the service returned although it was not stopped".into()),
             Ok(Err(error)) => Err(error),
             Err(panicked) => Err(panicked.into()),
         }
     }
 
-    async fn post_stop(&self, _: ActorRef<Ended>, kept: &mut Kept) -> HandlerResult {
-        kept.stop.cancel();
-        if tokio::time::timeout(kept.grace, &mut kept.work).await.is_err() {
-            tracing::warn!(
-                grace_s = kept.grace.as_secs(),
-                "a service did not end in time and was cut off"
-            );
+    async fn post_stop(&self, _: ActorRef<Ended>, running: &mut Running) -> HandlerResult {
+        running.stop.cancel();
+        if tokio::time::timeout(running.grace, &mut running.task).await.is_err() {
+            let grace_seconds = running.grace.as_secs();
+            tracing::warn!(grace_seconds, "aborted a service that did not shut down in time");
         }
         Ok(())
     }

@@ -1,174 +1,89 @@
-//! What is measured of one actor: by whoever sends to it and by the loop that runs it, not by its own code. To measure
-//! a message is a few atomic additions; whatever takes longer is done when somebody looks.
+//! The metrics of one actor. Senders and the loop that runs the actor record them, not the actor's own
+//! code. A message costs a few relaxed atomic operations; quantiles and rates are computed when they
+//! are read.
 
-use std::collections::VecDeque;
+mod guards;
+mod histogram;
+mod lifecycle;
+mod recent;
+mod slots;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::{Error, Result, SpanContext, now};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::histogram::{Histogram, micros};
-use super::recent::Recent;
-use super::{Action, Current, Failure, Status};
+pub use guards::{ProcessingGuard, QueueGuard};
+pub(super) use histogram::Counts;
+pub(super) use recent::MAX_SAMPLES;
 
-/// So many failures are remembered.
-const FAILURES: usize = 20;
+use super::status::{ActorKind, Current, Phase, Status};
+use crate::clock::now;
+use crate::trace::SpanContext;
+use histogram::{Histogram, micros};
+use lifecycle::Lifecycle;
+use recent::Recent;
+use slots::{MAX_NAMES, MessageCounts, Slot};
 
-/// So many names of messages are told apart.
-const NAMES: usize = 24;
+/// A handler that runs for longer makes its actor stuck.
+const STUCK_THRESHOLD: Duration = Duration::from_secs(2);
 
-/// An actor that is at one message for longer is stuck.
-pub(super) const STUCK: Duration = Duration::from_secs(2);
+/// A shard whose handler runs for longer gets no message that another shard can handle.
+const SLOW_THRESHOLD: Duration = Duration::from_millis(500);
 
-/// Who is at one message for longer is not given what others can do as well.
-const LONG: Duration = Duration::from_millis(500);
+/// How long to wait for an actor to report its state.
+const STATE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How long an actor may take to show its state.
-const STATE_PATIENCE: Duration = Duration::from_millis(100);
-
-/// What sort of actor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ActorKind {
-    /// Keeps its children running.
-    Supervisor,
-    /// Owns something, and handles messages about it one at a time.
-    Actor,
-    /// Keeps something going.
-    Service,
-    /// Threads that share a queue.
-    Pool,
-    /// Answers requests, many at a time.
-    HttpServer,
-}
-
-/// Where an actor is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// It is being started.
-    Starting,
-    /// It works.
-    Running,
-    /// An administrator has it wait.
-    Paused,
-    /// It works off what waits, takes nothing new, and then stops.
-    Draining,
-    /// It died, and is started again at this time.
-    Restarting(Timestamp),
-    /// It has ended.
-    Stopped,
-}
-
-/// What an administrator may do with an actor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Control {
-    /// Everything.
-    All,
-    /// Have it started afresh.
-    Restart,
-}
-
-/// Says whether there was anybody to tell.
-type Steer = Arc<dyn Fn(Action, String) -> bool + Send + Sync>;
-
-/// The measures of one actor. They are kept by its place in the tree, and outlive the actor that is there.
+/// The metrics of the actor at a path. They outlive the actor.
 pub struct ActorMetrics {
     path: String,
     kind: ActorKind,
     capacity: Option<usize>,
-    /// Whether what is handled is counted and timed; who is at what for how long is always known.
+    /// Whether messages are counted and timed. The current message is always known.
     counts: bool,
-    pub(super) born: Instant,
-    born_at: Timestamp,
-    pub(super) depth: AtomicUsize,
+    created: Instant,
+    created_at: Timestamp,
+    depth: AtomicUsize,
     pub(super) high_water: AtomicUsize,
     pub(super) handled: AtomicU64,
     pub(super) rejected: AtomicU64,
     pub(super) expired: AtomicU64,
     pub(super) lost: AtomicU64,
     busy_micros: AtomicU64,
-    waited_micros: AtomicU64,
-    pub(super) waited: Histogram,
-    pub(super) took: Histogram,
-    names: Names,
+    queue_wait_micros: AtomicU64,
+    pub(super) queue_wait: Histogram,
+    pub(super) handler: Histogram,
+    message_counts: MessageCounts,
     slots: Box<[Slot]>,
-    next_lane: AtomicUsize,
+    next_slot: AtomicUsize,
     paused: watch::Sender<bool>,
     closed: AtomicBool,
-    state_wanted: AtomicBool,
+    state_requested: AtomicBool,
     state: watch::Sender<Option<State>>,
-    life: Mutex<Life>,
-    pub(super) recent: Mutex<Recent>,
+    lifecycle: Mutex<Lifecycle>,
+    recent: Mutex<Recent>,
 }
 
-/// A view of an actor's state, by itself, and when that was.
+/// The state that an actor reported.
 #[derive(Debug, Clone)]
 pub struct State {
-    /// What it shows.
+    /// The actor's view of its state.
     pub view: Value,
-    /// When.
+    /// When it was reported.
     pub at: Timestamp,
 }
 
-/// What happens to an actor rarely.
-struct Life {
-    phase: Phase,
-    started_at: Option<Timestamp>,
-    restarts: u64,
-    failures: VecDeque<Failure>,
-    /// What was being handled when the handling broke off.
-    culprit: Option<(String, Option<SpanContext>)>,
-    control: Option<(Control, Steer)>,
-    nudge: Option<Arc<dyn Fn() + Send + Sync>>,
-}
-
-/// Where a message is being handled.
-#[derive(Debug, Default)]
-struct Slot {
-    /// Microseconds since the probe was made, and one: 0 is nobody.
-    since: AtomicU64,
-    name: AtomicUsize,
-    trace_high: AtomicU64,
-    trace_low: AtomicU64,
-}
-
-/// How many messages there were of each name.
-#[derive(Debug)]
-struct Names {
-    names: [OnceLock<&'static str>; NAMES],
-    counts: [AtomicU64; NAMES],
-}
-
-impl Names {
-    fn new() -> Names {
-        Names {
-            names: [const { OnceLock::new() }; NAMES],
-            counts: [const { AtomicU64::new(0) }; NAMES],
-        }
-    }
-
-    /// The place of a name. What finds none shares the last.
-    fn place(&self, name: &'static str) -> usize {
-        let is_its = |known: &OnceLock<_>| *known.get_or_init(|| name) == name;
-        self.names[..NAMES - 1].iter().position(is_its).unwrap_or(NAMES - 1)
-    }
-
-    fn name(&self, place: usize) -> &'static str {
-        self.names.get(place).and_then(|name| name.get()).unwrap_or(&"others")
-    }
-}
-
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner) // nothing in there breaks half way
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner) // no operation stops half-way
 }
 
 impl ActorMetrics {
-    /// The measures of the actor at this path. At most `capacity` messages wait for it; it is at `slots` of them at once.
+    /// The metrics of the actor at `path`. At most `capacity` messages wait; the actor handles `slots`
+    /// messages concurrently.
     pub(super) fn new(
         path: String,
         kind: ActorKind,
@@ -176,22 +91,13 @@ impl ActorMetrics {
         slots: usize,
         counts: bool,
     ) -> ActorMetrics {
-        let life = Life {
-            phase: Phase::Starting,
-            started_at: None,
-            restarts: 0,
-            failures: VecDeque::new(),
-            culprit: None,
-            control: None,
-            nudge: None,
-        };
         ActorMetrics {
             path,
             kind,
             capacity,
             counts,
-            born: Instant::now(),
-            born_at: now(),
+            created: Instant::now(),
+            created_at: now(),
             depth: AtomicUsize::new(0),
             high_water: AtomicUsize::new(0),
             handled: AtomicU64::new(0),
@@ -199,275 +105,186 @@ impl ActorMetrics {
             expired: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             busy_micros: AtomicU64::new(0),
-            waited_micros: AtomicU64::new(0),
-            waited: Histogram::default(),
-            took: Histogram::default(),
-            names: Names::new(),
+            queue_wait_micros: AtomicU64::new(0),
+            queue_wait: Histogram::default(),
+            handler: Histogram::default(),
+            message_counts: MessageCounts::new(),
             slots: (0..slots.max(1)).map(|_| Slot::default()).collect(),
-            next_lane: AtomicUsize::new(0),
+            next_slot: AtomicUsize::new(0),
             paused: watch::Sender::new(false),
             closed: AtomicBool::new(false),
-            state_wanted: AtomicBool::new(false),
+            state_requested: AtomicBool::new(false),
             state: watch::Sender::new(None),
-            life: Mutex::new(life),
+            lifecycle: Mutex::default(),
             recent: Mutex::default(),
         }
     }
 
-    /// Its place in the tree, such as `shop/order/orders/0`.
+    /// Its path in the tree, such as `shop/order/orders/0`.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// What sort of actor.
+    /// Its kind.
     pub fn kind(&self) -> ActorKind {
         self.kind
     }
 
-    /// At most so many messages wait.
+    /// The maximum number of waiting messages.
     pub fn capacity(&self) -> Option<usize> {
         self.capacity
     }
 
-    /// It is at so many messages at once.
-    pub(super) fn slots(&self) -> usize {
-        self.slots.len()
-    }
-
-    /// Messages that wait or are being handled.
+    /// The number of messages that wait or are being handled.
     pub fn depth(&self) -> usize {
         self.depth.load(Relaxed)
     }
 
-    /// Whether more messages have come in than may.
+    /// Whether the depth, with the message that is being enqueued, exceeds the capacity.
     pub fn is_full(&self) -> bool {
         self.capacity.is_some_and(|capacity| self.depth() > capacity)
-    }
-
-    /// Whether a message that comes now is handled soon: the actor runs, and has not been at one message for long.
-    pub fn is_at_hand(&self) -> bool {
-        let now = self.age();
-        let is_long = |slot: &Slot| {
-            let since = slot.since.load(Relaxed);
-            since > 0 && now.saturating_sub(since - 1) > micros(LONG)
-        };
-        held(&self.life).phase == Phase::Running && !self.slots.iter().any(is_long)
     }
 
     fn is_at_capacity(&self) -> bool {
         self.capacity.is_some_and(|capacity| self.depth() >= capacity)
     }
 
-    /// A message comes at `now`; after `deadline` nobody waits for it.
-    pub fn arrive(self: &Arc<Self>, now: Instant, deadline: Option<Instant>) -> QueueGuard {
+    /// Whether it runs and its handler has not been at one message for more than half a second.
+    pub fn is_responsive(&self) -> bool {
+        let now = self.age();
+        let is_slow = |slot: &Slot| slot.running_micros(now) > micros(SLOW_THRESHOLD);
+        lock(&self.lifecycle).phase == Phase::Running && !self.slots.iter().any(is_slow)
+    }
+
+    /// A message is enqueued at `now`; after `deadline` its caller has timed out.
+    pub fn enqueued(self: &Arc<Self>, now: Instant, deadline: Option<Instant>) -> QueueGuard {
         let depth = self.depth.fetch_add(1, Relaxed) + 1;
-        let depth = depth.min(self.capacity.unwrap_or(usize::MAX)); // one more may be refused
+        let depth = depth.min(self.capacity.unwrap_or(usize::MAX)); // the excess is rejected
         if depth > self.high_water.load(Relaxed) {
             self.high_water.fetch_max(depth, Relaxed);
         }
-        QueueGuard { actor_metrics: self.clone(), since: now, deadline, fate: Fate::Lost }
+        QueueGuard::new(self.clone(), now, deadline)
     }
 
-    /// Measures `work` on a message of this name that did not have to wait.
+    /// Measures work on a message of this name that did not wait in a queue.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use shop_runtime::ActorRegistry;
+    /// use shop_runtime::registry::ActorKind;
+    ///
+    /// let actor_metrics = ActorRegistry::new("app").actor_metrics(ActorKind::Service, None, 1);
+    /// assert_eq!(actor_metrics.measure("Poll", async { 7 }).await, 7);
+    /// assert_eq!(actor_metrics.messages(), [("Poll", 1)]);
+    /// # }
+    /// ```
     pub async fn measure<T>(
         self: &Arc<Self>,
         name: &'static str,
         work: impl Future<Output = T>,
     ) -> T {
         let now = Instant::now();
-        let handling = self.arrive(now, None).open(name, SpanContext::current(), now);
+        let processing = self.enqueued(now, None).open(name, SpanContext::current(), now);
         let done = work.await;
-        handling.done();
+        processing.done();
         done
     }
 
-    /// Whether nothing new is taken: an administrator has it drained.
+    /// Whether an administrator is draining it, so that it refuses messages.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Relaxed)
     }
 
-    /// Waits while an administrator has the actor paused.
-    pub(crate) async fn unless_paused(&self) {
-        if *self.paused.borrow() {
-            self.paused.subscribe().wait_for(|paused| !paused).await.ok(); // it is never dropped before `self`
-        }
-    }
-
-    /// Has the actor wait before its next message, or go on.
-    pub fn pause(&self, paused: bool) {
-        self.paused.send_replace(paused);
-    }
-
-    /// Has new messages refused, or taken again.
-    pub fn close(&self, closed: bool) {
+    /// Refuses new messages, or accepts them again.
+    pub fn set_closed(&self, closed: bool) {
         self.closed.store(closed, Relaxed);
     }
 
-    /// The actor has come to this point of its life.
-    pub fn enter(&self, phase: Phase) {
-        let mut life = held(&self.life);
-        if phase == Phase::Running && life.phase != Phase::Paused {
-            life.restarts += u64::from(life.started_at.is_some());
-            life.started_at = Some(now());
-        }
-        // Whoever was paused while it died begins paused.
-        let still_paused = phase == Phase::Running && *self.paused.borrow();
-        life.phase = if still_paused { Phase::Paused } else { phase };
+    /// Stops the actor before its next message, or lets it continue.
+    pub fn set_paused(&self, paused: bool) {
+        self.paused.send_replace(paused);
     }
 
-    /// The actor died.
-    pub fn fail(&self, reason: &str) {
-        let mut life = held(&self.life);
-        let (message, trace) = life.culprit.take().unzip();
-        let trace_id = trace.flatten().map(|trace| trace.shown_id().to_string());
-        if life.failures.len() == FAILURES {
-            life.failures.pop_back();
-        }
-        let reason = reason.chars().take(500).collect();
-        life.failures.push_front(Failure { at: now(), reason, message, trace_id });
-    }
-
-    /// Says who carries out what an administrator wants of the actor, and what that may be.
-    pub fn steered_by(
-        &self,
-        steering: Control,
-        control: impl Fn(Action, String) -> bool + Send + Sync + 'static,
-    ) {
-        held(&self.life).control = Some((steering, Arc::new(control)));
-    }
-
-    /// What an administrator may do with the actor now.
-    pub fn actions(&self) -> Vec<Action> {
-        use Action::{Drain, Pause, Restart, Resume};
-        let life = held(&self.life);
-        let Some((steering, _)) = life.control else { return vec![] };
-        match (steering, life.phase) {
-            (Control::Restart, _) | (_, Phase::Starting | Phase::Restarting(_)) => vec![Restart],
-            (_, Phase::Running) => vec![Restart, Pause, Drain],
-            (_, Phase::Paused) => vec![Resume, Restart, Drain],
-            (_, Phase::Draining | Phase::Stopped) => vec![Resume, Restart],
+    /// Waits while the actor is paused.
+    pub(crate) async fn unless_paused(&self) {
+        if *self.paused.borrow() {
+            self.paused.subscribe().wait_for(|paused| !paused).await.ok(); // lives as long as `self`
         }
     }
 
-    /// Has an action carried out, if it can be now: the actor may have changed since it was allowed.
-    pub fn control(&self, action: Action, reason: String) -> Result<()> {
-        self.must_allow(action)?;
-        let control = held(&self.life).control.as_ref().map(|(_, control)| control.clone());
-        match control.is_some_and(|control| control(action, reason)) {
-            true => Ok(()),
-            false => {
-                Err(Error::Unavailable("its supervisor is being started afresh itself".into()))
-            }
-        }
-    }
-
-    /// Says why an action cannot be carried out now, if it cannot.
-    pub fn must_allow(&self, action: Action) -> Result<()> {
-        let allowed = self.actions();
-        if allowed.contains(&action) {
-            return Ok(());
-        }
-        let what = match allowed.is_empty() {
-            true => "it runs as long as its process does".to_owned(),
-            false => format!(
-                "now there is: {}",
-                allowed.iter().map(Action::to_string).collect::<Vec<_>>().join(", ")
-            ),
-        };
-        let (path, action) = (&self.path, action.to_string());
-        Err(Error::NotAllowed(format!("{path} cannot be told to {action}; {what}")))
-    }
-
-    /// Says how the actor is asked to show its state although no message comes.
-    pub(crate) fn on_state_request(&self, nudge: impl Fn() + Send + Sync + 'static) {
-        held(&self.life).nudge = Some(Arc::new(nudge));
-    }
-
-    /// Shows a view of the actor's state, if somebody wants to see it.
-    pub fn show(&self, view: impl FnOnce() -> Value) {
-        if self.state_wanted.load(Relaxed) && self.state_wanted.swap(false, Relaxed) {
+    /// Reports a view of the actor's state, if the inspector has requested it.
+    pub fn report_state(&self, view: impl FnOnce() -> Value) {
+        if self.state_requested.load(Relaxed) && self.state_requested.swap(false, Relaxed) {
             self.state.send_replace(Some(State { view: view(), at: now() }));
         }
     }
 
-    /// The actor's own view of its state; while it is at something for long, the last one that it gave.
+    /// Requests the actor's state and waits up to 100 ms. A busy actor reports it after its handler;
+    /// until then this returns the last state that it reported.
     pub async fn state(&self) -> Option<State> {
-        let mut shown = self.state.subscribe();
-        let is_asked_already = self.state_wanted.swap(true, Relaxed);
-        let nudge = held(&self.life).nudge.clone();
-        if let Some(nudge) = nudge {
-            if !is_asked_already {
-                nudge();
+        let mut reported = self.state.subscribe();
+        let was_requested = self.state_requested.swap(true, Relaxed);
+        if let Some(request) = self.state_request() {
+            if !was_requested {
+                request();
             }
-            tokio::time::timeout(STATE_PATIENCE, shown.changed()).await.ok();
+            tokio::time::timeout(STATE_TIMEOUT, reported.changed()).await.ok();
         }
-        shown.borrow().clone()
+        reported.borrow().clone()
     }
 
-    /// How many messages of each name were handled.
+    /// The number of handled messages by name, highest first. Beyond 23 names, the rest is `others`.
     pub fn messages(&self) -> Vec<(&'static str, u64)> {
-        let count = |place| (self.names.name(place), self.names.counts[place].load(Relaxed));
-        let mut counts: Vec<_> = (0..NAMES).map(count).filter(|(_, count)| *count > 0).collect();
+        let counts = (0..MAX_NAMES).map(|index| self.message_counts.get(index));
+        let mut counts: Vec<_> = counts.filter(|(_, count)| *count > 0).collect();
         counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         counts
     }
 
-    /// The last failures, the newest first.
-    pub fn failures(&self) -> Vec<Failure> {
-        held(&self.life).failures.iter().cloned().collect()
-    }
-
-    /// Time spent on messages so far, with what is being spent on those at hand.
+    /// Total time in handlers, including the messages that are being handled.
     pub fn busy(&self) -> Duration {
         let now = self.age();
-        let running = |slot: &Slot| match slot.since.load(Relaxed) {
-            0 => 0,
-            since => now.saturating_sub(since - 1),
-        };
-        let running: u64 = self.slots.iter().map(running).sum();
+        let running: u64 = self.slots.iter().map(|slot| slot.running_micros(now)).sum();
         Duration::from_micros(self.busy_micros.load(Relaxed) + running)
     }
 
-    /// Time that messages waited so far.
-    pub fn waited(&self) -> Duration {
-        Duration::from_micros(self.waited_micros.load(Relaxed))
+    /// Total time that messages waited in the queue.
+    pub fn queue_wait(&self) -> Duration {
+        Duration::from_micros(self.queue_wait_micros.load(Relaxed))
     }
 
     fn age(&self) -> u64 {
-        micros(self.born.elapsed())
+        micros(self.created.elapsed())
     }
 
-    /// The message that it is at for the longest time.
+    /// The message that has been handled for the longest time.
     pub(super) fn current(&self) -> Option<Current> {
-        let running = self.slots.iter().filter(|slot| slot.since.load(Relaxed) > 0);
-        let slot = running.min_by_key(|slot| slot.since.load(Relaxed))?;
-        let since = slot.since.load(Relaxed).checked_sub(1)?;
-        let (high, low) = (slot.trace_high.load(Relaxed), slot.trace_low.load(Relaxed));
-        let trace = u128::from(high) << 64 | u128::from(low);
-        let since_birth = SignedDuration::from_micros(since.cast_signed());
+        let running = self.slots.iter().filter_map(Slot::current);
+        let (since, name, trace_id) = running.min_by_key(|(since, ..)| *since)?;
+        let since_creation = SignedDuration::from_micros(since.cast_signed());
         Some(Current {
-            message: self.names.name(slot.name.load(Relaxed)),
-            since: self.born_at.saturating_add(since_birth).unwrap_or(self.born_at),
+            message: self.message_counts.name(name),
+            since: self.created_at.saturating_add(since_creation).unwrap_or(self.created_at),
             for_ms: self.age().saturating_sub(since) as f64 / 1e3,
-            trace_id: (trace != 0).then(|| format!("{trace:032x}")),
+            trace_id: (trace_id != 0).then(|| format!("{trace_id:032x}")),
         })
     }
 
-    /// How it fares; `current` is what it is at.
-    pub(super) fn status(&self, current: Option<&Current>, refuses: bool) -> Status {
-        let life = held(&self.life);
-        let stuck = current.is_some_and(|current| current.for_ms > STUCK.as_secs_f64() * 1e3);
-        match life.phase {
+    /// The status, given the current message and whether messages were rejected in the last second.
+    pub(super) fn status(&self, current: Option<&Current>, rejects: bool) -> Status {
+        let stuck_ms = STUCK_THRESHOLD.as_secs_f64() * 1e3;
+        let stuck = current.is_some_and(|current| current.for_ms > stuck_ms);
+        match lock(&self.lifecycle).phase {
             Phase::Starting => Status::Starting,
             Phase::Restarting(_) => Status::Restarting,
             Phase::Stopped => Status::Stopped,
-            // A slow client keeps a request open, and nothing else waits for it.
+            // A slow client keeps a request open without delaying other requests.
             _ if stuck && self.kind != ActorKind::HttpServer => Status::Stuck,
             Phase::Paused => Status::Paused,
             Phase::Draining => Status::Draining,
-            // A service takes no more than it can: it refuses nobody.
+            // A service takes only as many messages as it can handle.
             Phase::Running
-                if self.kind != ActorKind::Service && (refuses || self.is_at_capacity()) =>
+                if self.kind != ActorKind::Service && (rejects || self.is_at_capacity()) =>
             {
                 Status::Overloaded
             }
@@ -476,153 +293,31 @@ impl ActorMetrics {
         }
     }
 
-    /// When it is started again, when it was started, how often again, and how it last failed.
-    pub(super) fn life(&self) -> (Option<Timestamp>, Option<Timestamp>, u64, Option<Failure>) {
-        let life = held(&self.life);
-        let next_try_at = match life.phase {
-            Phase::Restarting(next) => Some(next),
-            _ => None,
-        };
-        (next_try_at, life.started_at, life.restarts, life.failures.front().cloned())
+    pub(super) fn recent(&self) -> MutexGuard<'_, Recent> {
+        lock(&self.recent)
     }
 
-    pub(super) fn recent(&self) -> MutexGuard<'_, Recent> {
-        held(&self.recent)
+    /// Takes a sample, keeps the last `kept`, and logs when the actor becomes stuck.
+    pub(super) fn sample(&self, now: Instant, kept: usize) {
+        let current = self.current();
+        let mut recent = self.recent();
+        recent.sample(self, now, kept);
+        let stuck = self.status(current.as_ref(), false) == Status::Stuck;
+        if let (true, false, Some(current)) = (stuck, recent.stuck, &current) {
+            tracing::warn!(
+                actor = self.path,
+                message = current.message,
+                trace.id = current.trace_id.as_deref(),
+                for_ms = current.for_ms,
+                "actor is stuck"
+            );
+        }
+        recent.stuck = stuck;
     }
 }
 
 impl std::fmt::Debug for ActorMetrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Probe").field("path", &self.path).finish_non_exhaustive()
-    }
-}
-
-/// What becomes of a message that was not opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Lost,
-    Rejected,
-    Expired,
-    Opened,
-}
-
-/// A place in a mailbox. Whatever becomes of the message, dropping it gives the place back and counts it.
-#[derive(Debug)]
-pub struct QueueGuard {
-    actor_metrics: Arc<ActorMetrics>,
-    since: Instant,
-    deadline: Option<Instant>,
-    fate: Fate,
-}
-
-impl QueueGuard {
-    /// The message was refused.
-    pub fn reject(mut self) {
-        self.fate = Fate::Rejected;
-    }
-
-    /// Nobody waits for it any more.
-    pub fn expire(mut self) {
-        self.fate = Fate::Expired;
-    }
-
-    /// The handling of a message of this name begins at `now`.
-    pub fn open(
-        mut self,
-        name: &'static str,
-        trace: Option<SpanContext>,
-        now: Instant,
-    ) -> ProcessingGuard {
-        self.fate = Fate::Opened;
-        let actor_metrics = &self.actor_metrics;
-        let name = actor_metrics.names.place(name);
-        if actor_metrics.counts {
-            let waited = now.saturating_duration_since(self.since);
-            actor_metrics.waited.record(waited);
-            actor_metrics.waited_micros.fetch_add(micros(waited), Relaxed);
-            actor_metrics.names.counts[name].fetch_add(1, Relaxed);
-        }
-        let slot = actor_metrics.take_lane(name, trace, now);
-        ProcessingGuard { guard: self, since: now, slot, trace, name, done: false }
-    }
-}
-
-impl Drop for QueueGuard {
-    fn drop(&mut self) {
-        self.actor_metrics.depth.fetch_sub(1, Relaxed);
-        let overdue = || self.deadline.is_some_and(|deadline| deadline <= Instant::now());
-        let counter = match self.fate {
-            Fate::Opened => return,
-            Fate::Rejected => &self.actor_metrics.rejected,
-            Fate::Expired => &self.actor_metrics.expired,
-            Fate::Lost if overdue() => &self.actor_metrics.expired,
-            Fate::Lost if self.deadline.is_none() => return, // an owner's own: nobody waits for it
-            Fate::Lost => &self.actor_metrics.lost,
-        };
-        counter.fetch_add(1, Relaxed);
-    }
-}
-
-impl ActorMetrics {
-    /// A free lane, unless all are taken: then this message is not shown.
-    fn take_lane(&self, name: usize, trace: Option<SpanContext>, now: Instant) -> Option<usize> {
-        let count = self.slots.len();
-        let first = if count == 1 { 0 } else { self.next_lane.fetch_add(1, Relaxed) };
-        let since = micros(now.saturating_duration_since(self.born)) + 1;
-        for slot in (first..first.saturating_add(count.min(4))).map(|slot| slot % count) {
-            let Slot { since: free, name: named, trace_high, trace_low } = &self.slots[slot];
-            if free.compare_exchange(0, since, Relaxed, Relaxed).is_ok() {
-                let trace = trace.map_or(0, |trace| trace.trace_id());
-                named.store(name, Relaxed);
-                trace_high.store((trace >> 64) as u64, Relaxed);
-                trace_low.store(trace as u64, Relaxed);
-                return Some(slot);
-            }
-        }
-        None
-    }
-}
-
-/// Measures the handling of a message for as long as it lives. Dropped before it is [`done`](ProcessingGuard::done), the
-/// message is lost: its actor died of it, or was ended meanwhile.
-#[derive(Debug)]
-pub struct ProcessingGuard {
-    guard: QueueGuard,
-    since: Instant,
-    slot: Option<usize>,
-    trace: Option<SpanContext>,
-    name: usize,
-    done: bool,
-}
-
-impl ProcessingGuard {
-    /// The message is dealt with.
-    pub fn done(mut self) {
-        self.done = true;
-    }
-}
-
-impl Drop for ProcessingGuard {
-    fn drop(&mut self) {
-        let actor_metrics = &self.guard.actor_metrics;
-        if actor_metrics.counts {
-            let took = self.since.elapsed();
-            actor_metrics.took.record(took);
-            // Time is counted once, however many messages share it.
-            if self.slot.is_some() {
-                actor_metrics.busy_micros.fetch_add(micros(took), Relaxed);
-            }
-        }
-        if let Some(slot) = self.slot {
-            actor_metrics.slots[slot].since.store(0, Relaxed);
-        }
-        if self.done {
-            actor_metrics.handled.fetch_add(1, Relaxed);
-        } else if !matches!(actor_metrics.kind, ActorKind::Service | ActorKind::HttpServer) {
-            // What a service is cut off from comes again, and a client that goes away has gone.
-            actor_metrics.lost.fetch_add(1, Relaxed);
-            held(&actor_metrics.life).culprit =
-                Some((actor_metrics.names.name(self.name).to_owned(), self.trace));
-        }
+        f.debug_struct("ActorMetrics").field("path", &self.path).finish_non_exhaustive()
     }
 }
