@@ -47,10 +47,11 @@ pub async fn main() -> HandlerResult {
     assert_eq!(crashed, Err(Error::Crashed("worker")));
     assert_eq!(waiting, Ok(42));
 
+    // A message counts as handled after its reply was sent; a stopped actor has counted them all.
+    root.stop().await;
     let worker = &registry.actors()[1];
     let failure = worker.last_failure.as_ref().ok_or("the failure is recorded")?;
     println!("{}: {} restart, last failure: {}", worker.path, worker.restarts, failure.reason);
     assert_eq!((worker.restarts, worker.handled, worker.lost), (1, 1, 1));
-    root.stop().await;
     Ok(())
 }
