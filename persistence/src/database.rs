@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::migrate::Migrator;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgSslMode, Postgres};
 use sqlx::{ConnectOptions, Connection, PgConnection};
@@ -14,12 +13,8 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::pages::ChangeCounter;
-use crate::{Error, Result, outbox};
+use crate::{Error, Result, Schema, outbox};
 use shop_runtime::trace;
-
-static AUTH: Migrator = sqlx::migrate!("./migrations/auth");
-static CATALOG: Migrator = sqlx::migrate!("./migrations/catalog");
-static ORDER: Migrator = sqlx::migrate!("./migrations/order");
 
 /// How long a connection may be in the making, and how long one is waited for.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
@@ -33,27 +28,6 @@ const STATEMENT_PATIENCE: Duration = Duration::from_secs(12);
 
 /// A connection that was not tried for longer is tried before it is used: the server may have gone meanwhile.
 const TRUSTED: Duration = Duration::from_secs(1);
-
-/// Whose tables a database holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Schema {
-    /// The auth node's.
-    Auth,
-    /// The catalog node's.
-    Catalog,
-    /// The order node's.
-    Order,
-}
-
-impl Schema {
-    fn migrator(self) -> &'static Migrator {
-        match self {
-            Schema::Auth => &AUTH,
-            Schema::Catalog => &CATALOG,
-            Schema::Order => &ORDER,
-        }
-    }
-}
 
 /// Where a PostgreSQL is and how to sign in to it.
 #[derive(Debug, Clone)]

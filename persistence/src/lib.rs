@@ -11,6 +11,7 @@ mod error;
 pub mod events;
 pub mod idempotency;
 pub mod ledger;
+mod migrations;
 pub mod orders;
 pub mod outbox;
 pub mod pages;
@@ -20,9 +21,10 @@ pub mod snapshot;
 pub mod stock;
 pub mod users;
 
-pub use database::{Database, DatabaseServer, Schema, Session, Transaction};
+pub use database::{Database, DatabaseServer, Session, Transaction};
 pub use error::{Error, FieldError, InvalidValue, Result};
 pub use events::Event;
+pub use migrations::Schema;
 pub use sqlx::PgConnection;
 
 /// What was done, in words, where there is nothing else to show.
