@@ -72,9 +72,31 @@ fn view(actor_metrics: &Arc<ActorMetrics>) -> ActorView {
     ActorView::of(actor_metrics)
 }
 
-async fn until(mut condition: impl FnMut() -> bool) {
-    while !condition() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+/// Waits for a condition; fails after a minute.
+#[track_caller]
+fn until(condition: impl FnMut() -> bool) -> impl Future<Output = ()> {
+    until_equal(condition, true)
+}
+
+/// Waits until `actual` returns `expected`; fails after a minute. An actor's metrics change after its
+/// reply is sent.
+#[track_caller]
+fn until_equal<T: PartialEq + std::fmt::Debug>(
+    mut actual: impl FnMut() -> T,
+    expected: T,
+) -> impl Future<Output = ()> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let since = std::time::Instant::now(); // the runtime's clock may be paused
+        loop {
+            let actual = actual();
+            if actual == expected {
+                return;
+            }
+            let waits = since.elapsed() < Duration::from_secs(60);
+            assert!(waits, "{actual:?} is not {expected:?} after a minute, at {caller}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 }
 
@@ -89,7 +111,7 @@ async fn a_caller_gets_an_error_when_the_actor_fails_and_the_next_message_is_han
         assert_eq!(addr.ask((), Ask::Name).await.unwrap(), "anna");
     }
     root.stop().await;
-    assert_eq!(metrics(&addr).depth(), 0, "the depth counts no message that was lost");
+    until_equal(|| metrics(&addr).depth(), 0).await; // the depth counts no message that was lost
 }
 
 #[tokio::test]
@@ -102,9 +124,7 @@ async fn a_full_mailbox_refuses_at_once() {
             tokio::spawn(async move { addr.ask((), |reply| Ask::Wait(notify, reply)).await })
         })
         .collect();
-    while view(metrics(&addr)).rejected < 2 {
-        tokio::task::yield_now().await;
-    }
+    until_equal(|| view(metrics(&addr)).rejected, 2).await;
     assert!(matches!(addr.ask((), Ask::Name).await, Err(Error::Overloaded(_))));
     let mut refused = 0;
     for ask in asks {
@@ -125,7 +145,7 @@ async fn a_message_whose_caller_has_timed_out_is_not_handled() {
     assert!(matches!((busy, late), (Err(Error::Unavailable(_)), Err(Error::Unavailable(_)))));
     notify.notify_one();
     assert_eq!(addr.ask((), Ask::Name).await.unwrap(), "anna");
-    assert_eq!(view(metrics(&addr)).expired, 1);
+    until_equal(|| view(metrics(&addr)).expired, 1).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,8 +182,11 @@ async fn waiting_messages_survive_a_failure_of_their_actor() {
         notify.notify_one();
     });
     assert!(matches!(all, (Ok(()), Err(Error::Crashed(_)), Ok("anna"))), "{all:?}");
-    let view = view(metrics(&addr));
-    assert_eq!((view.handled, view.lost, view.restarts), (2, 1, 1));
+    let counts = || {
+        let view = view(metrics(&addr));
+        (view.handled, view.lost, view.restarts)
+    };
+    until_equal(counts, (2, 1, 1)).await;
     let failure = &metrics(&addr).failures()[0];
     assert_eq!(failure.message.as_deref(), Some("Panic"));
     assert!(failure.reason.contains("panic on request"), "{failure:?}");
@@ -185,8 +208,8 @@ async fn a_stuck_actor_is_shown_and_can_be_restarted() {
     let (stuck, name) = tokio::join!(stuck, restarted);
     assert!(matches!(stuck, Err(Error::Crashed(_))), "{stuck:?}");
     assert_eq!(name.unwrap(), "anna");
-    let failures = metrics(&addr).failures();
-    assert_eq!(failures[0].reason, "restarted by an administrator: it hangs");
+    let reason = || metrics(&addr).failures().first().map(|failure| failure.reason.clone());
+    until_equal(reason, Some("restarted by an administrator: it hangs".to_owned())).await;
 }
 
 #[tokio::test]
@@ -369,6 +392,6 @@ async fn an_actor_that_blocks_its_thread_is_abandoned_after_the_kill_timeout() {
     until(|| view(&actor_metrics).current.is_some()).await;
     actor_metrics.control(ControlAction::Restart, "it blocks".into()).unwrap();
     assert_eq!(addr.ask((), Block::Name).await.unwrap(), "the new actor");
-    assert_eq!(view(&actor_metrics).restarts, 1);
+    until_equal(|| view(&actor_metrics).restarts, 1).await;
     release.send(()).unwrap(); // the receiver was held until now
 }
