@@ -20,9 +20,9 @@ use uuid::Uuid;
 
 use crate::body::BrokenRules;
 use crate::client::send;
+use crate::keys::{Claims, EXPIRED, NodeTokenKey, UserTokenKey};
 use crate::problem::Failure;
 use crate::server::RequestContext;
-use crate::tokens::{Claims, EXPIRED, Tokens};
 
 /// How long the auth node may take to verify a token.
 const VERIFY_PATIENCE: Duration = Duration::from_secs(2);
@@ -47,6 +47,7 @@ const GLANCE: Duration = Duration::from_millis(250);
 #[derive(Debug, Clone)]
 pub struct Authenticator {
     keeper: TokenVerifier,
+    node_tokens: Arc<NodeTokenKey>,
     /// Administrators who were let in lately, by their tokens.
     lately: Cache<Uuid, Caller>,
 }
@@ -56,7 +57,7 @@ pub struct Authenticator {
 enum TokenVerifier {
     /// The auth node's: it knows its users. Those who run the shop are asked for at an owner of its own, which answers
     /// while the others refuse.
-    Own(Arc<Tokens>, Addr<users::Msg>, Addr<users::Msg>),
+    Own(Arc<UserTokenKey>, Addr<users::Msg>, Addr<users::Msg>),
     /// Another node's: it asks the auth node.
     RemoteVerifier(RemoteVerifier),
 }
@@ -65,20 +66,22 @@ impl Authenticator {
     /// The auth node's gate: it asks the owner of users, and for those who run the shop another one, which answers while
     /// the first refuses.
     pub fn own(
-        tokens: Arc<Tokens>,
+        tokens: Arc<UserTokenKey>,
         users: Addr<users::Msg>,
         users_admin: Addr<users::Msg>,
+        node_tokens: Arc<NodeTokenKey>,
     ) -> Authenticator {
-        Authenticator { keeper: TokenVerifier::Own(tokens, users, users_admin), lately: lately() }
+        let keeper = TokenVerifier::Own(tokens, users, users_admin);
+        Authenticator { keeper, node_tokens, lately: lately() }
     }
 
     /// Another node's gate: it asks the auth node.
-    pub fn remote(remote: RemoteVerifier) -> Authenticator {
+    pub fn remote(remote: RemoteVerifier, node_tokens: Arc<NodeTokenKey>) -> Authenticator {
         let lately = remote.admins.clone();
-        Authenticator { keeper: TokenVerifier::RemoteVerifier(remote), lately }
+        Authenticator { keeper: TokenVerifier::RemoteVerifier(remote), node_tokens, lately }
     }
 
-    fn tokens(&self) -> &Tokens {
+    fn tokens(&self) -> &UserTokenKey {
         match &self.keeper {
             TokenVerifier::Own(tokens, ..) => tokens,
             TokenVerifier::RemoteVerifier(remote) => &remote.tokens,
@@ -126,7 +129,7 @@ impl Authenticator {
 
     /// Whether this token is another node's.
     fn is_of_node(&self, token: &str) -> bool {
-        self.tokens().is_of_node(token)
+        self.node_tokens.accepts(token)
     }
 }
 
@@ -136,7 +139,11 @@ fn lately() -> Cache<Uuid, Caller> {
 }
 
 /// What the owner of users says of a token.
-pub async fn verify(tokens: &Tokens, users: &Addr<users::Msg>, token: &str) -> Result<Caller> {
+pub async fn verify(
+    tokens: &UserTokenKey,
+    users: &Addr<users::Msg>,
+    token: &str,
+) -> Result<Caller> {
     let claims = tokens.read(token)?;
     let found = users.ask(claims.sub, |reply| users::Msg::Find(claims.sub, reply)).await;
     match found {
@@ -164,7 +171,7 @@ struct Verified {
 /// How a node that is not the auth node verifies tokens: each once per cache time, one request in flight per token.
 #[derive(Debug, Clone)]
 pub struct RemoteVerifier {
-    tokens: Arc<Tokens>,
+    tokens: Arc<UserTokenKey>,
     client: reqwest::Client,
     verify_url: String,
     /// By their texts: one that was verified is not even read again.
@@ -178,7 +185,7 @@ impl RemoteVerifier {
     /// Asks the auth node at `auth_url`, and believes it for `cache_time`. With auth away, `customers` says
     /// what was heard of a user. What a user's token is worth is asked anew when that user `changed`.
     pub fn new(
-        tokens: Arc<Tokens>,
+        tokens: Arc<UserTokenKey>,
         auth_url: &str,
         cache_time: Duration,
         customers: Addr<customers::Msg>,

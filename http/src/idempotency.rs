@@ -18,9 +18,9 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::body::read;
+use crate::keys::FingerprintKey;
 use crate::problem::{Failure, PROBLEM_JSON};
 use crate::server::RequestContext;
-use crate::tokens::Tokens;
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -30,20 +30,20 @@ const LONGEST: usize = 255;
 
 /// How requests with a key are told from each other, and how long their answers are kept.
 #[derive(Debug, Clone)]
-pub struct Keys {
-    /// Whose secret goes into the fingerprints: what is kept of a body that holds a password must not help to guess it.
-    pub tokens: Arc<Tokens>,
-    /// How long an answer is kept.
+pub struct Idempotency {
+    /// Tells requests from each other.
+    pub fingerprints: Arc<FingerprintKey>,
+    /// How long a response is stored.
     pub retention: Duration,
 }
 
-impl Keys {
+impl Idempotency {
     /// The key of a request that gives itself this name.
     fn key(&self, parts: &Parts, name: String, body: &[u8]) -> Result<Key> {
         let caller = parts.extensions.get::<Caller>().map_or(Uuid::nil(), |caller| caller.id);
         let mut request = format!("{} {}\n", parts.method, parts.uri.path()).into_bytes();
         request.extend_from_slice(body);
-        let fingerprint = self.tokens.fingerprint(&request)?;
+        let fingerprint = self.fingerprints.fingerprint(&request)?;
         Ok(Key { caller, name, fingerprint, retention: self.retention })
     }
 }
@@ -97,7 +97,7 @@ impl<S: Send + Sync, B: FromRequest<S, Rejection = Failure>> FromRequest<S> for 
             return Ok(Idempotent(Named(None), body));
         };
         let bytes = read(Request::from_parts(parts.clone(), body), state).await?;
-        let key = RequestContext::of(&parts)?.keys.key(&parts, name, &bytes)?;
+        let key = RequestContext::of(&parts)?.idempotency.key(&parts, name, &bytes)?;
         let request = Request::from_parts(parts, Body::from(bytes));
         Ok(Idempotent(Named(Some(key)), B::from_request(request, state).await?))
     }

@@ -12,7 +12,7 @@ use shop_persistence::{Error, Result};
 use uuid::Uuid;
 
 use crate::client::send;
-use crate::tokens::Tokens;
+use crate::keys::NodeTokenKey;
 
 /// How long another node may take to be there.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
@@ -35,7 +35,7 @@ impl Peers {
     /// The nodes at these addresses, as the node `me` sees them.
     pub fn new(
         me: &'static str,
-        tokens: &Arc<Tokens>,
+        tokens: &Arc<NodeTokenKey>,
         auth_url: &str,
         catalog_url: &str,
         order_url: &str,
@@ -66,14 +66,14 @@ pub struct Peer {
     name: &'static str,
     me: &'static str,
     url: String,
-    tokens: Arc<Tokens>,
+    tokens: Arc<NodeTokenKey>,
     client: reqwest::Client,
 }
 
 impl Peer {
     async fn read<T: DeserializeOwned>(&self, book: String) -> Result<T> {
         let name = self.name;
-        let token = self.tokens.sign_node(self.me)?;
+        let token = self.tokens.sign(self.me)?;
         let request = self.client.get(format!("{}/admin/books/{book}", self.url));
         let span = format!("GET /admin/books/{}", book.split('?').next().unwrap_or_default());
         let answer = match send(request.bearer_auth(token), span).await {

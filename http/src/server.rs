@@ -30,8 +30,8 @@ use uuid::Uuid;
 use crate::actors::Actors;
 use crate::problem::Failure;
 use crate::{
-    Api, Authenticator, Cluster, Health, Keys, SnapshotApi, actors, admin_page, audit, cluster,
-    dead_letters, docs, health, snapshot,
+    Api, Authenticator, Cluster, Health, Idempotency, SnapshotApi, actors, admin_page, audit,
+    cluster, dead_letters, docs, health, snapshot,
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -71,7 +71,7 @@ pub struct RequestContext {
     /// Whose token is good.
     pub authenticator: Authenticator,
     /// How requests that name themselves are told from each other.
-    pub keys: Keys,
+    pub idempotency: Idempotency,
     /// How large a body may be.
     pub body_limit: DefaultBodyLimit,
 }
@@ -103,7 +103,7 @@ pub struct HttpServer {
     /// Whose token is good.
     pub authenticator: Authenticator,
     /// How requests that name themselves are told from each other.
-    pub keys: Keys,
+    pub idempotency: Idempotency,
     /// What the node shows of its database.
     pub snapshot: SnapshotApi,
     /// Who writes down what administrators do.
@@ -147,9 +147,9 @@ impl Service for HttpServer {
         let closing = shutdown.closing.child_token();
         // However this edge ends, its connections end with it: the next one stands before other owners.
         let _closes = closing.clone().drop_guard();
-        let (authenticator, keys) = (self.authenticator.clone(), self.keys.clone());
+        let (authenticator, idempotency) = (self.authenticator.clone(), self.idempotency.clone());
         let body_limit = DefaultBodyLimit::max(self.limits.body_bytes);
-        let checks = RequestContext { authenticator, keys, body_limit };
+        let checks = RequestContext { authenticator, idempotency, body_limit };
         // Around the router and not on its routes: there a layer is boxed, and cloned with all that are under it, for
         // every request.
         let app = Extension(Arc::new(checks)).layer(app(self, actor_metrics, &closing));

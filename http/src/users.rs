@@ -21,9 +21,9 @@ use uuid::Uuid;
 use crate::auth::{self, Admin, Authenticated, Token, Verdict};
 use crate::body::{BrokenRules, Json, NoBody, Path};
 use crate::idempotency::{Idempotent, IdempotentResponse, KeyHeader};
+use crate::keys::UserTokenKey;
 use crate::pages::{ListQuery, Page, Paging};
 use crate::problem::{Problem, Result};
-use crate::tokens::Tokens;
 
 /// Whom the auth node's routes ask.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ pub struct Auth {
     /// Hashes and compares passwords.
     pub passwords: Passwords,
     /// Signs tokens.
-    pub tokens: Arc<Tokens>,
+    pub tokens: Arc<UserTokenKey>,
 }
 
 /// The auth node's routes.

@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use shop_actors::Metrics;
 use shop_actors::passwords::{Password, Passwords};
 use shop_actors::users::Users;
-use shop_http::{self as http, Limits, Peers, Shutdown, Tokens};
+use shop_http::{self as http, Keys, Limits, Peers, Shutdown};
 use shop_messaging::{Broker, Bus, Rabbit, RabbitConfig};
 use shop_persistence::users::{Email, NewUser, Role, Username};
 use shop_persistence::{Database, DatabaseServer, InvalidValue, Schema};
@@ -128,7 +128,7 @@ impl Shop {
             Some(home) => Some(EmbeddedPostgres::start(config, home).await?),
             None => None,
         };
-        let tokens = tokens(config, home.as_ref())?;
+        let keys = keys(config, home.as_ref())?;
         let broker = broker(config, nodes);
         let bus = match &broker {
             Broker::Bus(bus) => Some(bus.clone()),
@@ -174,9 +174,15 @@ impl Shop {
                 max_attempts: config.rabbitmq.max_attempts,
                 listener,
                 shutdown: shutdown.clone(),
-                tokens: tokens.clone(),
+                keys: keys.clone(),
                 auth_url: auth_url.clone(),
-                peers: Peers::new(node.name(), &tokens, auth_url, catalog_url, order_url)?,
+                peers: Peers::new(
+                    node.name(),
+                    &keys.node_tokens,
+                    auth_url,
+                    catalog_url,
+                    order_url,
+                )?,
                 cluster: cluster_of(auth_url)?,
                 verified_for: Duration::from_secs(config.jwt.verified_for_seconds.into()),
                 answer_retention: Duration::from_secs(config.idempotency.kept_for_seconds.into()),
@@ -308,7 +314,7 @@ fn bind(node: Node, Listen { host, port }: &Listen) -> anyhow::Result<TcpListene
     })
 }
 
-fn tokens(config: &Config, home: Option<&Home>) -> anyhow::Result<Arc<Tokens>> {
+fn keys(config: &Config, home: Option<&Home>) -> anyhow::Result<Keys> {
     let secret = match home {
         Some(home) if config.jwt.secret_key.expose_secret().is_empty() => home.secret()?,
         _ => config.jwt.secret_key.clone(),
@@ -319,7 +325,7 @@ fn tokens(config: &Config, home: Option<&Home>) -> anyhow::Result<Arc<Tokens>> {
         config::Algorithm::HS512 => http::Algorithm::HS512,
     };
     let lifetime = Duration::from_secs(u64::from(config.jwt.access_token_expire_minutes) * 60);
-    Ok(Arc::new(Tokens::new(algorithm, secret.expose_secret().as_bytes(), lifetime)))
+    Ok(Keys::new(algorithm, secret.expose_secret().as_bytes(), lifetime)?)
 }
 
 fn broker(config: &Config, nodes: &[Node]) -> Broker {

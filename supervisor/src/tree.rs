@@ -17,8 +17,8 @@ use shop_actors::orders::{self, Orders};
 use shop_actors::passwords::Passwords;
 use shop_actors::users::Users;
 use shop_http::{
-    Api, Auth, Authenticator, Cluster, Copies, Health, HttpServer, Keys, Limits, Peers,
-    RemoteVerifier, ResponseCache, Resync, Shutdown, SnapshotApi, Tokens,
+    Api, Auth, Authenticator, Cluster, Copies, Health, HttpServer, Idempotency, Keys, Limits,
+    Peers, RemoteVerifier, ResponseCache, Resync, Shutdown, SnapshotApi,
 };
 use shop_messaging::topology::{CATALOG_USERS, ORDER_USERS, PRODUCT_CREATED, STOCK_MOVED};
 use shop_messaging::{
@@ -48,8 +48,9 @@ use shop_runtime::{Child, GRACE, RestartPolicy, Strategy};
 pub fn auth(node: &Node, passwords: &Passwords) -> anyhow::Result<Vec<Child>> {
     let users = node.addr("users", node.owners, node.mailboxes.users);
     let users_admin = node.addr("admission", 1, node.mailboxes.users);
-    let tokens = node.tokens.clone();
-    let authenticator = Authenticator::own(tokens.clone(), users.clone(), users_admin.clone());
+    let Keys { user_tokens: tokens, node_tokens, .. } = node.keys.clone();
+    let authenticator =
+        Authenticator::own(tokens.clone(), users.clone(), users_admin.clone(), node_tokens);
     let common = node.common(Subscriptions::default());
     let owners = owners(&users, &node.database, Users::new);
     let reserve = needed(self::owners(&users_admin, &node.database, Users::new));
@@ -175,8 +176,8 @@ pub struct Node {
     pub listener: TcpListener,
     /// Closes its edge before the rest.
     pub shutdown: Shutdown,
-    /// Signs and reads tokens.
-    pub tokens: Arc<Tokens>,
+    /// Signs and checks tokens, and makes fingerprints.
+    pub keys: Keys,
     /// Where the auth node verifies tokens.
     pub auth_url: String,
     /// Where the other nodes show their books.
@@ -231,12 +232,18 @@ impl Node {
     fn heard(&self) -> anyhow::Result<Heard> {
         let customers = self.addr("customers", 1, self.mailboxes.customers);
         let (changed, changes) = broadcast::channel(1024);
-        let (tokens, verified_for) = (self.tokens.clone(), self.verified_for);
-        let remote =
-            RemoteVerifier::new(tokens, &self.auth_url, verified_for, customers.clone(), changes)?;
+        let Keys { user_tokens, node_tokens, .. } = self.keys.clone();
+        let verified_for = self.verified_for;
+        let remote = RemoteVerifier::new(
+            user_tokens,
+            &self.auth_url,
+            verified_for,
+            customers.clone(),
+            changes,
+        )?;
         let make = move |database: &Database| Customers::new(database, changed.clone());
         let owner = owners(&customers, &self.database, make).remove(0);
-        Ok(Heard { customers, authenticator: Authenticator::remote(remote), owner })
+        Ok(Heard { customers, authenticator: Authenticator::remote(remote, node_tokens), owner })
     }
 
     fn common(&self, subscriptions: Subscriptions) -> Common {
@@ -360,7 +367,10 @@ impl Node {
             api,
             letters: common.letters.clone(),
             authenticator,
-            keys: Keys { tokens: self.tokens.clone(), retention: self.answer_retention },
+            idempotency: Idempotency {
+                fingerprints: self.keys.fingerprints.clone(),
+                retention: self.answer_retention,
+            },
             snapshot: SnapshotApi::new(&self.database, self.schema, self.peers.clone()),
             audit: common.audit.clone(),
             cluster: self.cluster.clone(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jsonwebtoken::Algorithm;
+use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Value, json};
 use shop_supervisor::{Node, verify};
 use shop_tests::Folder;
@@ -170,15 +170,22 @@ async fn an_event_that_waits_for_long_is_found_also_while_nothing_runs() {
     assert!(said[0].starts_with(begin), "{said:?}");
 }
 
+/// The key of node tokens, which is derived from the configured secret.
+fn node_key(secret: &str) -> String {
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    jsonwebtoken::crypto::sign(b"shop node tokens v1", &key, Algorithm::HS256).expect("a key")
+}
+
 #[tokio::test]
 async fn only_an_administrator_takes_the_ledger_and_only_nodes_read_books_beside() {
     let shop = TestShop::start().await;
     let (admin, anna) = (shop.admin().await, shop.user("anna").await);
     let exp = 4_000_000_000_u64;
     let node = json!({"sub": "order", "aud": "shop-node", "exp": exp});
-    let of_node = shop.nobody().with_token(&forge(&node, Algorithm::HS256, SECRET));
-    let forged = "another secret that is long enough";
-    let of_stranger = shop.nobody().with_token(&forge(&node, Algorithm::HS256, forged));
+    let of_node = shop.nobody().with_token(&forge(&node, Algorithm::HS256, &node_key(SECRET)));
+    let other = node_key("another secret that is long enough");
+    let of_stranger = shop.nobody().with_token(&forge(&node, Algorithm::HS256, &other));
+    let with_user_key = shop.nobody().with_token(&forge(&node, Algorithm::HS256, SECRET));
     let mut both = admin.claims();
     both["aud"] = json!("shop-node");
     let of_both = shop.nobody().with_token(&forge(&both, Algorithm::HS256, SECRET));
@@ -191,6 +198,7 @@ async fn only_an_administrator_takes_the_ledger_and_only_nodes_read_books_beside
             let path = format!("/admin/books/{book}");
             shop.nobody().get(place, &path).await.expect(401);
             of_stranger.get(place, &path).await.expect(401);
+            with_user_key.get(place, &path).await.expect(401);
             anna.get(place, &path).await.expect(403);
             admin.get(place, &path).await.expect(200);
             of_node.get(place, &path).await.expect(200);
