@@ -5,15 +5,17 @@ use shop_persistence::catalog::{
     self, Category, CategoryCursor, CategoryId, FIRST_VERSION, NewCategory, NewProduct, Product,
     ProductId,
 };
+use shop_persistence::events::{Event, ProductCreated, ReceivedEvent, StockMoved};
 use shop_persistence::outbox::{self, OutboxEvent};
 use shop_persistence::pages::PageRequest;
 use shop_persistence::stock::{self, Movement, Offer};
-use shop_persistence::{Database, Event, Result, Session};
-use shop_runtime::{Actor, ActorContext, HandlerResult, respond};
+use shop_persistence::{Database, InvalidValue, Result, Session};
+use shop_runtime::{Actor, ActorContext, Addr, HandlerResult, respond};
 use strum::IntoStaticStr;
 
 use crate::Reply;
 use crate::idempotency::{IdempotencyKey, Replayable, change};
+use crate::subscriptions::{AnySubscription, Subscription};
 
 /// Messages of the catalog.
 #[derive(Debug, IntoStaticStr)]
@@ -71,14 +73,14 @@ impl Catalog {
             let stocked = Movement::stocked(product.id, FIRST_VERSION, new.quantity);
             stock::apply(tx, &[stocked]).await?;
             let product = Product { storage_quantity: new.quantity, ..product };
-            let offer = Event::ProductCreated(Offer {
+            let created = ProductCreated(Offer {
                 id: product.id,
                 name: product.name.clone(),
                 price: product.price,
                 quantity: new.quantity,
                 category_id: product.category_id,
             });
-            outbox::append(tx, &[OutboxEvent::new(offer, FIRST_VERSION)]).await?;
+            outbox::append(tx, &[OutboxEvent::new(&created, FIRST_VERSION)?]).await?;
             Ok(product)
         })
         .await
@@ -130,5 +132,28 @@ impl Actor for Catalog {
             }
             Msg::AdvanceIds(newest, reply) => respond(reply, self.advance_ids(newest).await),
         }
+    }
+}
+
+/// The events that catalog actors apply.
+pub fn subscriptions(catalog: &Addr<Msg>) -> Vec<AnySubscription> {
+    vec![AnySubscription::new(StockEvents(catalog.clone()))]
+}
+
+struct StockEvents(Addr<Msg>);
+
+impl Subscription for StockEvents {
+    type Update = Vec<Movement>;
+
+    fn queue(&self) -> &'static str {
+        StockMoved::NAME
+    }
+
+    fn parse(&self, event: &ReceivedEvent<'_>) -> Result<Vec<Movement>, InvalidValue> {
+        Ok(event.read::<StockMoved>()?.movements)
+    }
+
+    async fn apply(&self, updates: Vec<Vec<Movement>>) -> Result<()> {
+        self.0.ask((), |reply| Msg::ApplyMovements(updates.concat(), reply)).await
     }
 }

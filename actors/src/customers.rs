@@ -2,13 +2,15 @@
 
 use serde_json::{Value, json};
 use shop_persistence::customers::{self, Customer, UserUpdate};
+use shop_persistence::events::{Event, ReceivedEvent, UserCreated, UserDeleted, UserUpdated};
 use shop_persistence::users::UserId;
-use shop_persistence::{Database, Result, Session};
-use shop_runtime::{Actor, ActorContext, HandlerResult, respond};
+use shop_persistence::{Database, InvalidValue, Result, Session};
+use shop_runtime::{Actor, ActorContext, Addr, HandlerResult, respond};
 use strum::IntoStaticStr;
 use tokio::sync::broadcast;
 
 use crate::Reply;
+use crate::subscriptions::{AnySubscription, Subscription};
 
 /// Messages of the customers actor.
 #[derive(Debug, IntoStaticStr)]
@@ -60,5 +62,43 @@ impl Actor for Customers {
             Msg::Apply(updates, reply) => respond(reply, self.apply(updates).await),
             Msg::Find(id, reply) => respond(reply, self.find(id).await),
         }
+    }
+}
+
+/// The events that customers actors apply. Each node has a queue of its own for them.
+pub fn subscriptions(customers: &Addr<Msg>, queue: &'static str) -> Vec<AnySubscription> {
+    vec![AnySubscription::new(UserEvents { customers: customers.clone(), queue })]
+}
+
+struct UserEvents {
+    customers: Addr<Msg>,
+    queue: &'static str,
+}
+
+impl Subscription for UserEvents {
+    type Update = UserUpdate;
+
+    fn queue(&self) -> &'static str {
+        self.queue
+    }
+
+    fn parse(&self, event: &ReceivedEvent<'_>) -> Result<UserUpdate, InvalidValue> {
+        let (id, user) = match event.name {
+            UserCreated::NAME => {
+                let UserCreated(user) = event.read()?;
+                (user.id, Some(user))
+            }
+            UserUpdated::NAME => {
+                let UserUpdated(user) = event.read()?;
+                (user.id, Some(user))
+            }
+            UserDeleted::NAME => (event.read::<UserDeleted>()?.id, None),
+            _ => return Err(event.unexpected()),
+        };
+        Ok(UserUpdate { id, version: event.version()?, user })
+    }
+
+    async fn apply(&self, updates: Vec<UserUpdate>) -> Result<()> {
+        self.customers.ask((), |reply| Msg::Apply(updates, reply)).await
     }
 }

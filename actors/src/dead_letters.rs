@@ -1,9 +1,8 @@
 //! Dead letters: messages that could not be applied and wait for an administrator.
 
-use std::future::Future;
-
 use serde_json::{Value, json};
 use shop_persistence::dead_letters::{self, DeadLetter, DeadLetterCursor, DeadLetterId};
+use shop_persistence::events::ReceivedEvent;
 use shop_persistence::pages::PageRequest;
 use shop_persistence::{Confirmation, Database, Error, Result, Session};
 use shop_runtime::{Actor, ActorContext, HandlerResult, respond};
@@ -11,6 +10,7 @@ use strum::IntoStaticStr;
 
 use crate::Reply;
 use crate::idempotency::{IdempotencyKey, Replayable, change};
+use crate::subscriptions::AnySubscription;
 
 /// Messages of the dead-letters actor.
 #[derive(Debug, IntoStaticStr)]
@@ -27,22 +27,16 @@ pub enum Msg {
     Drop(DeadLetterId, Option<IdempotencyKey>, Reply<Replayable<Confirmation>>),
 }
 
-/// Applies the message of a dead letter to the actor that it was for.
-pub trait Redrive: Clone + Send + Sync + 'static {
-    /// Returns when the message is applied, or why it is not.
-    fn redrive(&self, letter: &DeadLetter) -> impl Future<Output = Result<()>> + Send;
-}
-
 /// The actor that stores dead letters.
 #[derive(Debug)]
-pub struct DeadLetters<R> {
+pub struct DeadLetters {
     session: Session,
-    subscriptions: R,
+    subscriptions: Vec<AnySubscription>,
 }
 
-impl<R: Redrive> DeadLetters<R> {
+impl DeadLetters {
     /// The dead letters of this database, from the queues of these subscriptions.
-    pub fn new(database: &Database, subscriptions: R) -> DeadLetters<R> {
+    pub fn new(database: &Database, subscriptions: Vec<AnySubscription>) -> DeadLetters {
         DeadLetters { session: database.session(), subscriptions }
     }
 
@@ -74,7 +68,7 @@ impl<R: Redrive> DeadLetters<R> {
         let subscriptions = self.subscriptions.clone();
         let redriven = change(&mut self.session, key, async |tx| {
             let letter = dead_letters::find(tx, id).await?;
-            subscriptions.redrive(&letter).await.map_err(|error| match error {
+            apply(&subscriptions, &letter).await.map_err(|error| match error {
                 Error::Unavailable(_) | Error::Overloaded(_) => error,
                 Error::Crashed(actor) => {
                     Error::Conflict(format!("the message crashed the actor {actor} again"))
@@ -109,7 +103,7 @@ impl<R: Redrive> DeadLetters<R> {
     }
 }
 
-impl<R: Redrive> Actor for DeadLetters<R> {
+impl Actor for DeadLetters {
     type Msg = Msg;
 
     fn state(&self) -> Value {
@@ -125,4 +119,16 @@ impl<R: Redrive> Actor for DeadLetters<R> {
             Msg::Drop(id, key, reply) => respond(reply, self.drop(id, key).await),
         }
     }
+}
+
+/// Applies the message of a dead letter to the actor that it was for.
+async fn apply(subscriptions: &[AnySubscription], letter: &DeadLetter) -> Result<()> {
+    let subscription = subscriptions.iter().find(|it| it.queue() == letter.queue);
+    let subscription = subscription.ok_or_else(|| {
+        Error::Conflict(format!("this node does not consume the queue {}", letter.queue))
+    })?;
+    let DeadLetter { event, version, payload, .. } = letter;
+    let event = ReceivedEvent { name: event, version: *version, body: &payload.0 };
+    let update = subscription.parse(&event).map_err(|why| Error::Conflict(why.to_string()))?;
+    subscription.apply(&[&update]).await
 }

@@ -10,6 +10,7 @@ pub mod idempotency;
 mod metrics;
 pub mod orders;
 pub mod passwords;
+pub mod subscriptions;
 pub mod users;
 
 pub use metrics::{Metrics, Readings};

@@ -5,17 +5,21 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use shop_persistence::events::{Event, ProductCreated, ReceivedEvent};
 use shop_persistence::orders::{self, IdPool, Item, ItemId, NewOrder, Order, OrderId, Refusal};
 use shop_persistence::stock::{self, Movement, ProductUpdate};
-use shop_persistence::{Database, Error, FieldError, PgConnection, Result, Session, idempotency};
+use shop_persistence::{
+    Database, Error, FieldError, InvalidValue, PgConnection, Result, Session, idempotency,
+};
 use shop_runtime::{
-    Actor, ActorContext, BatchLimits, Batcher, Failpoint, Flush, HandlerResult, Span, SpanContext,
-    SpanKind, respond,
+    Actor, ActorContext, Addr, BatchLimits, Batcher, Failpoint, Flush, HandlerResult, Span,
+    SpanContext, SpanKind, respond,
 };
 use strum::IntoStaticStr;
 use tokio::time::Instant;
 
 use crate::idempotency::{IdempotencyKey, Replayable, change};
+use crate::subscriptions::{AnySubscription, Subscription};
 use crate::{Caller, Reply};
 
 /// The maximum number of orders in one transaction.
@@ -337,5 +341,30 @@ impl Actor for Orders {
             Msg::Flush(flush) => self.flush(context, flush).await,
             Msg::RetryWaiting => self.retry_waiting(context).await,
         }
+    }
+}
+
+/// The events that orders actors apply.
+pub fn subscriptions(orders: &Addr<Msg>) -> Vec<AnySubscription> {
+    vec![AnySubscription::new(ProductEvents(orders.clone()))]
+}
+
+struct ProductEvents(Addr<Msg>);
+
+impl Subscription for ProductEvents {
+    type Update = ProductUpdate;
+
+    fn queue(&self) -> &'static str {
+        ProductCreated::NAME
+    }
+
+    fn parse(&self, event: &ReceivedEvent<'_>) -> Result<ProductUpdate, InvalidValue> {
+        let ProductCreated(offer) = event.read()?;
+        Ok(ProductUpdate { version: event.version()?, offer })
+    }
+
+    async fn apply(&self, updates: Vec<ProductUpdate>) -> Result<()> {
+        let apply = self.0.ask((), |reply| Msg::ApplyProducts(updates, reply));
+        apply.failpoint("orders: apply products").await
     }
 }

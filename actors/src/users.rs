@@ -1,10 +1,11 @@
 //! Users of the auth node and their roles.
 
 use serde_json::{Value, json};
+use shop_persistence::events::{UserCreated, UserDeleted, UserUpdated};
 use shop_persistence::outbox::{self, OutboxEvent};
 use shop_persistence::pages::PageRequest;
 use shop_persistence::users::{self, Credentials, NewUser, Profile, Role, User, UserId, Versioned};
-use shop_persistence::{Confirmation, Database, Error, Event, Result, Session, events::Gone};
+use shop_persistence::{Confirmation, Database, Error, Result, Session};
 use shop_runtime::{Actor, ActorContext, HandlerResult, respond};
 use strum::IntoStaticStr;
 
@@ -50,7 +51,7 @@ impl Users {
     ) -> Result<Replayable<User>> {
         change(&mut self.session, key, async |tx| {
             let Versioned { user, version } = users::insert(tx, &new).await?;
-            let created = OutboxEvent::new(Event::UserCreated(user.clone()), version);
+            let created = OutboxEvent::new(&UserCreated(user.clone()), version)?;
             outbox::append(tx, &[created]).await?;
             Ok(user)
         })
@@ -81,7 +82,7 @@ impl Users {
                 return users::find(tx, id).await;
             }
             let Versioned { user, version } = users::update(tx, id, &profile).await?;
-            let updated = OutboxEvent::new(Event::UserUpdated(user.clone()), version);
+            let updated = OutboxEvent::new(&UserUpdated(user.clone()), version)?;
             outbox::append(tx, &[updated]).await?;
             Ok(user)
         })
@@ -105,7 +106,7 @@ impl Users {
                 return Ok(user);
             }
             let Versioned { user, version } = users::set_role(tx, id, role).await?;
-            let updated = OutboxEvent::new(Event::UserUpdated(user.clone()), version);
+            let updated = OutboxEvent::new(&UserUpdated(user.clone()), version)?;
             outbox::append(tx, &[updated]).await?;
             Ok(user)
         })
@@ -120,8 +121,7 @@ impl Users {
         change(&mut self.session, key, async |tx| {
             check_admin_remains(&users::lock_admins(tx).await?, id)?;
             let version = users::delete(tx, id).await?;
-            outbox::append(tx, &[OutboxEvent::new(Event::UserDeleted(Gone { id }), version)])
-                .await?;
+            outbox::append(tx, &[OutboxEvent::new(&UserDeleted { id }, version)?]).await?;
             Ok(Confirmation { message: "the user is deleted" })
         })
         .await
@@ -140,7 +140,7 @@ impl Users {
             return Ok(false);
         }
         let Versioned { user, version } = users::insert(&mut tx, &new).await?;
-        outbox::append(&mut tx, &[OutboxEvent::new(Event::UserCreated(user), version)]).await?;
+        outbox::append(&mut tx, &[OutboxEvent::new(&UserCreated(user), version)?]).await?;
         tx.commit().await?;
         Ok(true)
     }

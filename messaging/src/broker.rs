@@ -1,78 +1,20 @@
-//! The broker as the shop knows it: RabbitMQ or the in-process bus, spoken to in one way.
+//! The interface that both brokers implement: RabbitMQ and the in-process bus.
 
-use crate::{bus, bus::Bus, dead_letters::DeadLetterMeta, rabbit, rabbit::Rabbit};
+use crate::bus::{self, Bus};
+use crate::message::{DeadLetterMeta, Delivery, Message, Result};
+use crate::rabbit::{self, Rabbit};
 
-/// The outcome of speaking to a broker.
-pub type Result<T> = std::result::Result<T, Error>;
-
-/// There is no session, or no longer. Whatever is wrong, the way on is to open another one.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum Error {
-    /// The broker is away, or refused us.
-    #[error("no session with {broker}: {cause}")]
-    Unopened {
-        /// Which broker, and where.
-        broker: String,
-        /// What happened.
-        cause: String,
-    },
-    /// The session ended: what was not confirmed may be lost, what was not acknowledged comes again.
-    #[error("the session with {broker} is over: {cause}")]
-    Over {
-        /// Which broker, and where.
-        broker: String,
-        /// What happened.
-        cause: String,
-    },
-}
-
-/// A message as it travels: where it was (or will be) published, its properties, its body.
-///
-/// A dead letter says where it was published at first, so it can be published there again.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Message {
-    /// The exchange's name, without the prefix; "" is the default exchange.
-    pub exchange: String,
-    /// For the default exchange the queue's name, without the prefix.
-    pub routing_key: String,
-    /// Property `message_id`: unique to the event.
-    pub id: Option<String>,
-    /// Property `type`: the event's name.
-    pub kind: Option<String>,
-    /// Header `version`: grows with every change of that one user or product.
-    pub version: Option<i64>,
-    /// Header `traceparent`, as W3C writes it.
-    pub traceparent: Option<String>,
-    /// Property `timestamp`, in seconds since the epoch.
-    pub timestamp: Option<u64>,
-    /// Header `reason`: why it is a dead letter.
-    pub reason: Option<String>,
-    /// The content, as it is.
-    pub body: Vec<u8>,
-}
-
-/// A message handed to a consumer, to be acknowledged, retried or parked.
-#[derive(Debug)]
-pub struct Delivery {
-    /// Names the delivery within its session; grows.
-    pub tag: u64,
-    /// How often it was handed out before.
-    pub tries: u32,
-    /// What was published.
-    pub message: Message,
-}
-
-/// Where messages go through.
+/// A message broker.
 #[derive(Clone, Debug)]
 pub enum Broker {
-    /// A RabbitMQ server: durable, for nodes in processes of their own.
+    /// A RabbitMQ server: durable, for nodes in separate processes.
     Rabbit(Rabbit),
-    /// The bus of this process: what is on it lasts as long as the process.
+    /// The bus of this process: its messages end with the process.
     Bus(Bus),
 }
 
 impl Broker {
-    /// What traces call it.
+    /// Its name in traces (`messaging.system`).
     pub(crate) fn system(&self) -> &'static str {
         match self {
             Self::Rabbit(_) => "rabbitmq",
@@ -80,10 +22,11 @@ impl Broker {
         }
     }
 
-    /// Opens a session to publish on: the whole topology declared, confirms on.
+    /// Opens a session to publish on, with publisher confirms. Declares the topology.
     ///
     /// # Errors
-    /// [`Error::Unopened`] when RabbitMQ is away or refuses; the bus always opens.
+    /// [`Error::Connect`](crate::Error::Connect) if RabbitMQ is unavailable or refuses the session; the
+    /// bus always opens one.
     pub async fn publisher(&self) -> Result<Publisher> {
         match self {
             Self::Rabbit(rabbit) => rabbit.publisher().await.map(Publisher::Rabbit),
@@ -91,11 +34,12 @@ impl Broker {
         }
     }
 
-    /// Opens a session to consume `queue` on, at most `prefetch` (at least 1) unacknowledged
-    /// deliveries at a time.
+    /// Opens a session to consume `queue`, with at most `prefetch` (at least 1) deliveries that are not
+    /// acknowledged.
     ///
     /// # Errors
-    /// [`Error::Unopened`] when the broker is away or refuses, or there is no such queue.
+    /// [`Error::Connect`](crate::Error::Connect) if the broker is unavailable or refuses the session, or
+    /// if there is no such queue.
     pub async fn consume(&self, queue: &str, prefetch: u16) -> Result<Deliveries> {
         match self {
             Self::Rabbit(rabbit) => {
@@ -106,8 +50,8 @@ impl Broker {
     }
 }
 
-/// A session to publish on. Dropped, it closes by itself. What it sent is delivered on the bus, and
-/// may be on RabbitMQ.
+/// A session to publish on. It closes when it is dropped. Its unconfirmed messages are delivered on the
+/// bus, and may be delivered on RabbitMQ.
 #[derive(Debug)]
 pub enum Publisher {
     /// On RabbitMQ.
@@ -117,31 +61,32 @@ pub enum Publisher {
 }
 
 impl Publisher {
-    /// Sends `message`; its confirmation comes from [`settled`](Self::settled), under `guard`.
+    /// Sends `message`. [`confirmed`](Self::confirmed) returns `id` when the broker has confirmed it.
     ///
     /// # Errors
-    /// [`Error::Over`]: this message and all in flight were not confirmed.
-    pub async fn publish(&mut self, guard: i64, message: Message) -> Result<()> {
+    /// [`Error::Closed`](crate::Error::Closed): this message and all in flight are not confirmed.
+    pub async fn publish(&mut self, id: i64, message: Message) -> Result<()> {
         match self {
-            Self::Rabbit(publisher) => publisher.publish(guard, message).await,
-            Self::Bus(publisher) => publisher.publish(guard, message),
+            Self::Rabbit(publisher) => publisher.publish(id, message).await,
+            Self::Bus(publisher) => publisher.publish(id, message),
         }
     }
 
-    /// The tickets confirmed since the last call, at least one; waits for them. With nothing in
-    /// flight it waits until the session fails. Cancel safe.
+    /// Waits for confirmations and returns the ids of those messages, at least one. With nothing in
+    /// flight, it waits until the session ends. Cancel safe.
     ///
     /// # Errors
-    /// [`Error::Over`]: all in flight was not confirmed. RabbitMQ refused or returned a message,
-    /// closed the session, broke off, or confirmed nothing of what it got 5 s ago.
-    pub async fn settled(&mut self) -> Result<Vec<i64>> {
+    /// [`Error::Closed`](crate::Error::Closed): the messages in flight are not confirmed. RabbitMQ
+    /// refused or returned a message, closed the session, disconnected, or did not confirm a message
+    /// within 5 s.
+    pub async fn confirmed(&mut self) -> Result<Vec<i64>> {
         match self {
-            Self::Rabbit(publisher) => publisher.settled().await,
-            Self::Bus(publisher) => publisher.settled().await,
+            Self::Rabbit(publisher) => publisher.confirmed().await,
+            Self::Bus(publisher) => publisher.confirmed().await,
         }
     }
 
-    /// Takes leave of the broker, for at most 2 s.
+    /// Closes the session, within 2 s.
     pub async fn close(self) {
         match self {
             Self::Rabbit(publisher) => publisher.close().await,
@@ -150,10 +95,10 @@ impl Publisher {
     }
 }
 
-/// A session to consume one queue on. Dropped, it closes by itself; everything unacknowledged
-/// goes back to the front of its queue, one try richer.
+/// A session to consume one queue on. It closes when it is dropped. Deliveries without an
+/// acknowledgement return to the front of the queue, and their delivery count grows by one.
 ///
-/// To settle a delivery that is settled already does nothing.
+/// Settling a delivery again has no effect.
 #[derive(Debug)]
 pub enum Deliveries {
     /// On RabbitMQ.
@@ -163,98 +108,98 @@ pub enum Deliveries {
 }
 
 impl Deliveries {
-    /// The next delivery; waits for it. Cancel safe.
+    /// Waits for the next delivery. Cancel safe.
     ///
     /// # Errors
-    /// [`Error::Over`]: everything unacknowledged comes again.
+    /// [`Error::Closed`](crate::Error::Closed): unacknowledged deliveries are redelivered.
     pub async fn next(&mut self) -> Result<Delivery> {
         match self {
-            Self::Rabbit(consumer) => consumer.next().await,
-            Self::Bus(consumer) => Ok(consumer.next().await),
+            Self::Rabbit(deliveries) => deliveries.next().await,
+            Self::Bus(deliveries) => Ok(deliveries.next().await),
         }
     }
 
-    /// The next delivery if it already waits here.
+    /// The next delivery if it is already in this process.
     pub fn try_next(&mut self) -> Option<Delivery> {
         match self {
-            Self::Rabbit(consumer) => consumer.try_next(),
-            Self::Bus(consumer) => consumer.try_next(),
+            Self::Rabbit(deliveries) => deliveries.try_next(),
+            Self::Bus(deliveries) => deliveries.try_next(),
         }
     }
 
-    /// What an unsettled delivery of a dead-letter queue tells besides its message.
+    /// The metadata of an unsettled delivery of a dead-letter queue.
     #[must_use]
     pub fn dead_letter_meta(&self, tag: u64) -> DeadLetterMeta {
         match self {
-            Self::Rabbit(consumer) => consumer.dead_letter_meta(tag),
-            Self::Bus(consumer) => consumer.dead_letter_meta(tag),
+            Self::Rabbit(deliveries) => deliveries.dead_letter_meta(tag),
+            Self::Bus(deliveries) => deliveries.dead_letter_meta(tag),
         }
     }
 
-    /// Acknowledges this one delivery: it is dealt with.
+    /// Acknowledges this delivery.
     ///
     /// # Errors
-    /// [`Error::Over`]: everything unacknowledged comes again, this one too.
+    /// [`Error::Closed`](crate::Error::Closed): unacknowledged deliveries are redelivered, this one too.
     pub async fn ack(&mut self, tag: u64) -> Result<()> {
         match self {
-            Self::Rabbit(consumer) => consumer.ack(tag).await,
-            Self::Bus(consumer) => {
-                consumer.ack(tag);
+            Self::Rabbit(deliveries) => deliveries.ack(tag).await,
+            Self::Bus(deliveries) => {
+                deliveries.ack(tag);
                 Ok(())
             }
         }
     }
 
-    /// Acknowledges this delivery and all before it that are not settled yet.
+    /// Acknowledges this delivery and all unsettled ones before it.
     ///
     /// # Errors
-    /// [`Error::Over`]: everything unacknowledged comes again, these too.
+    /// [`Error::Closed`](crate::Error::Closed): unacknowledged deliveries are redelivered, these too.
     pub async fn ack_up_to(&mut self, tag: u64) -> Result<()> {
         match self {
-            Self::Rabbit(consumer) => consumer.ack_up_to(tag).await,
-            Self::Bus(consumer) => {
-                consumer.ack_up_to(tag);
+            Self::Rabbit(deliveries) => deliveries.ack_up_to(tag).await,
+            Self::Bus(deliveries) => {
+                deliveries.ack_up_to(tag);
                 Ok(())
             }
         }
     }
 
-    /// Puts the delivery back to the front of its queue, at once: whoever wants a pause makes it
-    /// before. The broker counts the tries, and past the delivery limit makes a dead letter of it.
+    /// Returns the delivery to the front of its queue, without a delay. The broker counts deliveries and
+    /// dead-letters the message over the delivery limit.
     ///
     /// # Errors
-    /// [`Error::Over`]: everything unacknowledged comes again.
+    /// [`Error::Closed`](crate::Error::Closed): unacknowledged deliveries are redelivered.
     pub async fn retry(&mut self, tag: u64) -> Result<()> {
         match self {
-            Self::Rabbit(consumer) => consumer.retry(tag).await,
-            Self::Bus(consumer) => {
-                consumer.retry(tag);
+            Self::Rabbit(deliveries) => deliveries.retry(tag).await,
+            Self::Bus(deliveries) => {
+                deliveries.retry(tag);
                 Ok(())
             }
         }
     }
 
-    /// Puts the delivery among the dead letters of its queue with the reason, and only then
-    /// acknowledges it.
+    /// Publishes the message to the queue's dead letters, with the reason, and then acknowledges the
+    /// delivery.
     ///
     /// # Errors
-    /// [`Error::Over`] or [`Error::Unopened`]: it may be among the dead letters, and everything
-    /// unacknowledged comes again, this one too.
+    /// The session or the one for dead letters failed: the message may be among the dead letters, and
+    /// unacknowledged deliveries are redelivered, this one too.
     pub async fn dead_letter(&mut self, delivery: Delivery, reason: &str) -> Result<()> {
         match self {
-            Self::Rabbit(consumer) => consumer.dead_letter(delivery, reason).await,
-            Self::Bus(consumer) => {
-                consumer.dead_letter(delivery.tag, reason);
+            Self::Rabbit(deliveries) => deliveries.dead_letter(delivery, reason).await,
+            Self::Bus(deliveries) => {
+                deliveries.dead_letter(delivery.tag, reason);
                 Ok(())
             }
         }
     }
 
-    /// Takes leave of the broker, for at most 2 s; everything unacknowledged comes again.
+    /// Closes the session, within 2 s. Unacknowledged deliveries are redelivered.
     pub async fn close(self) {
         match self {
-            Self::Rabbit(consumer) => consumer.close().await,
-            Self::Bus(consumer) => drop(consumer),
+            Self::Rabbit(deliveries) => deliveries.close().await,
+            Self::Bus(deliveries) => drop(deliveries),
         }
     }
 }

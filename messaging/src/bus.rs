@@ -1,26 +1,20 @@
-//! The in-process bus: RabbitMQ's promises within one process.
+//! The in-process bus: RabbitMQ's guarantees within one process.
 //!
-//! It has no disk, so it confirms a message only when every queue that got a copy is done with it:
-//! until then it is the publisher's to keep, and the publisher's window is what bounds the bus. A queue is done with a
-//! dead letter when that was acknowledged by whoever keeps it.
+//! It has no disk. It confirms a message when each queue with a copy has settled it; until then the
+//! publisher keeps the message, and the publisher's window bounds the bus. A dead letter is settled when
+//! the dead-letter consumer has acknowledged it.
 
-use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use serde_json::json;
 use shop_runtime::now;
 use tokio::sync::{Notify, mpsc};
-use tracing::warn;
 
-use crate::{
-    broker::{Delivery, Error, Message, Result},
-    dead_letters::{DeadLetterMeta, object},
-    topology::{self, QUEUES},
-};
+use crate::message::{DeadLetterMeta, Delivery, Error, Message, Result, object};
+use crate::topology::{self, QUEUES};
 
 const NAME: &str = "the in-process bus";
 
@@ -31,14 +25,14 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// A bus with empty queues that hands a message out again at most `delivery_limit` times.
+    /// A bus with empty queues. It redelivers a message at most `delivery_limit` times.
     #[must_use]
     pub fn new(delivery_limit: u32) -> Self {
         let mut queues = HashMap::new();
-        for queue in QUEUES {
+        for queue in QUEUES.iter() {
             let dead = Arc::new(Queue::default());
             queues.insert(topology::dead(queue.name), dead.clone());
-            let limit = Some(Limit { tries: delivery_limit, dead });
+            let limit = Some(Limit { redeliveries: delivery_limit, dead });
             queues.insert(queue.name.to_owned(), Arc::new(Queue { limit, ..Queue::default() }));
         }
         Self { queues: Arc::new(queues) }
@@ -46,13 +40,13 @@ impl Bus {
 
     pub(crate) fn publisher(&self) -> Publisher {
         let (confirm, confirmed) = mpsc::unbounded_channel();
-        Publisher { bus: self.clone(), confirm, confirmed, over: None }
+        Publisher { bus: self.clone(), confirm, confirmed, error: None }
     }
 
     pub(crate) fn consume(&self, queue: &str, prefetch: u16) -> Result<Deliveries> {
         let Some(queue) = self.queues.get(queue).cloned() else {
             let cause = format!("there is no queue {queue:?}");
-            return Err(Error::Unopened { broker: NAME.to_owned(), cause });
+            return Err(Error::Connect { broker: NAME.to_owned(), cause });
         };
         let prefetch = usize::from(prefetch.max(1));
         Ok(Deliveries { queue, prefetch, last_tag: 0, unacked: BTreeMap::new() })
@@ -61,20 +55,21 @@ impl Bus {
 
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: Mutex<Waiting>,
+    ready: Mutex<Ready>,
     arrived: Notify,
-    limit: Option<Limit>, // dead letters have none
+    limit: Option<Limit>, // dead-letter queues have none
 }
 
 #[derive(Debug)]
 struct Limit {
-    tries: u32,
+    redeliveries: u32,
     dead: Arc<Queue>,
 }
 
+/// The messages that are ready for delivery.
 #[derive(Debug, Default)]
-struct Waiting {
-    entries: VecDeque<Entry>, // ascending by position
+struct Ready {
+    entries: VecDeque<Entry>, // in ascending position
     arrivals: u64,
 }
 
@@ -82,72 +77,70 @@ struct Waiting {
 #[derive(Debug)]
 struct Entry {
     position: u64,
-    tries: u32,
+    delivery_count: u32,
     message: Arc<Message>,
-    receipt: Arc<Receipt>,    // shared by all copies
+    receipt: Arc<Receipt>,    // shared by the copies in all queues
     failure: Option<Failure>, // of a dead letter
 }
 
-/// When a message became a dead letter, and after how many tries.
+/// When a message became a dead letter, and after how many attempts.
 #[derive(Clone, Copy, Debug)]
 struct Failure {
     at: Timestamp,
-    tries: u32,
+    attempts: u32,
 }
 
-/// Whom to tell when the last copy is settled.
+/// The confirmation that is due when the last copy is settled.
 #[derive(Debug)]
 struct Receipt {
-    guard: i64,
+    id: i64,
     publisher: mpsc::UnboundedSender<i64>,
 }
 
 impl Queue {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ready(&self) -> MutexGuard<'_, Ready> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn push(&self, message: Arc<Message>, receipt: Arc<Receipt>, failure: Option<Failure>) {
-        let mut waiting = self.waiting();
-        waiting.arrivals += 1;
-        let position = waiting.arrivals;
-        waiting.entries.push_back(Entry { position, tries: 0, message, receipt, failure });
-        drop(waiting);
+        let mut ready = self.ready();
+        ready.arrivals += 1;
+        let position = ready.arrivals;
+        ready.entries.push_back(Entry { position, delivery_count: 0, message, receipt, failure });
+        drop(ready);
         self.arrived.notify_waiters();
     }
 
-    /// Puts `entry` where it was before it was handed out, or among the dead letters.
-    fn give_back(&self, mut entry: Entry) {
-        match &self.limit {
-            Some(limit) if entry.tries >= limit.tries => {
-                warn!(message.id = entry.message.id, "a dead letter: tried too often");
-                self.dead_letter(entry, "delivery_limit"); // as RabbitMQ calls it
-            }
-            _ => {
-                entry.tries += 1;
-                let mut waiting = self.waiting();
-                let place =
-                    waiting.entries.partition_point(|other| other.position < entry.position);
-                waiting.entries.insert(place, entry);
-                drop(waiting);
-                self.arrived.notify_waiters();
-            }
+    /// Returns `entry` to its position, or dead-letters it over the delivery limit.
+    fn requeue(&self, mut entry: Entry) {
+        if let Some(limit) = &self.limit
+            && entry.delivery_count >= limit.redeliveries
+        {
+            let message_id = entry.message.id.as_deref();
+            tracing::warn!(message.id = message_id, "a message exceeds the delivery limit");
+            return self.dead_letter(entry, "delivery_limit"); // RabbitMQ's term
         }
+        entry.delivery_count += 1;
+        let mut ready = self.ready();
+        let index = ready.entries.partition_point(|other| other.position < entry.position);
+        ready.entries.insert(index, entry);
+        drop(ready);
+        self.arrived.notify_waiters();
     }
 
     fn dead_letter(&self, entry: Entry, reason: &str) {
-        let Some(limit) = &self.limit else { return self.give_back(entry) };
+        let Some(limit) = &self.limit else { return self.requeue(entry) };
         let reason = Some(reason.to_owned());
         let message = Message { reason, ..Message::clone(&entry.message) };
-        let failure = Failure { at: now(), tries: entry.tries.saturating_add(1) };
+        let failure = Failure { at: now(), attempts: entry.delivery_count.saturating_add(1) };
         limit.dead.push(Arc::new(message), entry.receipt, Some(failure));
     }
 }
 
-/// One holder of `receipt` is done; the last one confirms the message.
+/// Drops one copy's share of the receipt. The last one confirms the message.
 fn settle(receipt: Arc<Receipt>) {
     if let Some(receipt) = Arc::into_inner(receipt) {
-        receipt.publisher.send(receipt.guard).ok(); // the publisher may be gone
+        receipt.publisher.send(receipt.id).ok(); // fails if the publisher was dropped
     }
 }
 
@@ -157,24 +150,24 @@ pub struct Publisher {
     bus: Bus,
     confirm: mpsc::UnboundedSender<i64>,
     confirmed: mpsc::UnboundedReceiver<i64>,
-    over: Option<Error>,
+    error: Option<Error>,
 }
 
 impl Publisher {
-    pub(crate) fn publish(&mut self, guard: i64, message: Message) -> Result<()> {
-        if let Some(over) = &self.over {
-            return Err(over.clone());
+    pub(crate) fn publish(&mut self, id: i64, message: Message) -> Result<()> {
+        if let Some(error) = &self.error {
+            return Err(error.clone());
         }
         let Message { exchange, routing_key, .. } = &message;
         let destinations = topology::destinations(exchange, routing_key);
         if destinations.is_empty() {
-            // `settled` tells, as it does when RabbitMQ returns a message.
-            let cause = format!("no queue gets what goes to {exchange:?} with {routing_key:?}");
-            self.over = Some(Error::Over { broker: NAME.to_owned(), cause });
+            // `confirmed` reports it, as it does when RabbitMQ returns a message.
+            let cause = format!("no queue receives {routing_key:?} from exchange {exchange:?}");
+            self.error = Some(Error::Closed { broker: NAME.to_owned(), cause });
             return Ok(());
         }
         let message = Arc::new(message);
-        let receipt = Arc::new(Receipt { guard, publisher: self.confirm.clone() });
+        let receipt = Arc::new(Receipt { id, publisher: self.confirm.clone() });
         for queue in destinations.iter().filter_map(|name| self.bus.queues.get(name)) {
             queue.push(message.clone(), receipt.clone(), None);
         }
@@ -182,13 +175,13 @@ impl Publisher {
         Ok(())
     }
 
-    pub(crate) async fn settled(&mut self) -> Result<Vec<i64>> {
-        if let Some(over) = &self.over {
-            return Err(over.clone());
+    pub(crate) async fn confirmed(&mut self) -> Result<Vec<i64>> {
+        if let Some(error) = &self.error {
+            return Err(error.clone());
         }
-        let mut tickets = Vec::new();
-        self.confirmed.recv_many(&mut tickets, usize::MAX).await;
-        Ok(tickets)
+        let mut ids = Vec::new();
+        self.confirmed.recv_many(&mut ids, usize::MAX).await;
+        Ok(ids)
     }
 }
 
@@ -205,7 +198,7 @@ impl Deliveries {
     pub(crate) async fn next(&mut self) -> Delivery {
         let queue = self.queue.clone();
         loop {
-            let arrived = queue.arrived.notified(); // from before the look, so nothing is missed
+            let arrived = queue.arrived.notified(); // before the check, so that no arrival is missed
             if let Some(delivery) = self.try_next() {
                 return delivery;
             }
@@ -217,13 +210,12 @@ impl Deliveries {
         if self.unacked.len() >= self.prefetch {
             return None;
         }
-        let entry = self.queue.waiting().entries.pop_front()?;
+        let entry = self.queue.ready().entries.pop_front()?;
         self.last_tag += 1;
         let tag = self.last_tag;
-        let delivery =
-            Delivery { tag, tries: entry.tries, message: Message::clone(&entry.message) };
+        let (delivery_count, message) = (entry.delivery_count, Message::clone(&entry.message));
         self.unacked.insert(tag, entry);
-        Some(delivery)
+        Some(Delivery { tag, delivery_count, message })
     }
 
     pub(crate) fn dead_letter_meta(&self, tag: u64) -> DeadLetterMeta {
@@ -235,7 +227,7 @@ impl Deliveries {
         let timestamp = timestamp.and_then(|seconds| Timestamp::from_second(seconds).ok());
         DeadLetterMeta {
             failed_at: failure.map(|failure| failure.at),
-            tries: failure.map_or(1, |failure| failure.tries),
+            attempts: failure.map_or(1, |failure| failure.attempts),
             headers: object([
                 ("version", json!(version)),
                 ("traceparent", json!(traceparent)),
@@ -265,7 +257,7 @@ impl Deliveries {
 
     pub(crate) fn retry(&mut self, tag: u64) {
         if let Some(entry) = self.unacked.remove(&tag) {
-            self.queue.give_back(entry);
+            self.queue.requeue(entry);
         }
     }
 
@@ -279,7 +271,7 @@ impl Deliveries {
 impl Drop for Deliveries {
     fn drop(&mut self) {
         for entry in mem::take(&mut self.unacked).into_values() {
-            self.queue.give_back(entry);
+            self.queue.requeue(entry);
         }
     }
 }

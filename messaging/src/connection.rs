@@ -1,5 +1,5 @@
-//! The link to the broker: one session kept open, so that the node knows whether its broker is there. While it is away
-//! the link alone knocks; relay, keepers and intakes open their sessions when it is back.
+//! The broker connection: one open session that shows whether the broker is available. While it is not,
+//! only this service tries to connect; the relay and the consumers wait for it.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Broker, Result};
 
-/// Keeps a session with the broker open. Clones tell whether it is.
+/// The state of a broker's connection; as a service, what keeps it open. Clones share the state.
 #[derive(Debug, Clone)]
 pub struct Connection {
     broker: Broker,
@@ -18,31 +18,31 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A link to this broker, not yet open.
+    /// A connection to this broker, not yet open.
     pub fn new(broker: &Broker) -> Connection {
         Connection { broker: broker.clone(), up: Arc::new(watch::Sender::new(false)) }
     }
 
-    /// The broker at its other end.
+    /// The broker.
     pub fn broker(&self) -> &Broker {
         &self.broker
     }
 
-    /// Tells whether there is a connection, now and later.
+    /// Observes whether the connection is open.
     pub fn watch(&self) -> watch::Receiver<bool> {
         self.up.subscribe()
     }
 
-    /// Waits until there is a connection. Cancel safe.
+    /// Waits until the connection is open. Cancel safe.
     pub async fn up(&self) {
-        self.up.subscribe().wait_for(|up| *up).await.ok(); // it is never dropped before `self`
+        self.up.subscribe().wait_for(|up| *up).await.ok(); // `self` holds the sender
     }
 
     async fn session(&self, actor_metrics: &Arc<ActorMetrics>) -> Result<()> {
         let mut publisher = actor_metrics.measure("Open", self.broker.publisher()).await?;
         let _up = Up::new(&self.up);
         loop {
-            publisher.settled().await?; // nothing is in flight: it waits until the session breaks
+            publisher.confirmed().await?; // nothing is in flight: returns when the session ends
         }
     }
 }
@@ -51,16 +51,16 @@ impl Service for Connection {
     async fn run(self, actor_metrics: Arc<ActorMetrics>, stop: CancellationToken) -> HandlerResult {
         let mut backoff = Backoff::default();
         while let Some(Err(error)) = stop.run_until_cancelled(self.session(&actor_metrics)).await {
-            let wait = backoff.next_delay();
-            tracing::warn!(%error, retry_ms = wait.as_millis(), "there is no link to the broker");
-            stop.run_until_cancelled(tokio::time::sleep(wait)).await;
+            let delay = backoff.next_delay();
+            tracing::warn!(%error, retry_ms = delay.as_millis(), "the broker is unavailable");
+            stop.run_until_cancelled(tokio::time::sleep(delay)).await;
         }
         Ok(())
     }
 }
 
-/// True as long as it lives.
-struct Up<'l>(&'l watch::Sender<bool>);
+/// Sets the state to open until it is dropped.
+struct Up<'a>(&'a watch::Sender<bool>);
 
 impl Up<'_> {
     fn new(up: &watch::Sender<bool>) -> Up<'_> {

@@ -1,54 +1,33 @@
-//! Dead letters: from the broker's dead-letter queues into the node's database, and from there, when a person says
-//! so, to their owner once more.
+//! Dead letters: from the broker's dead-letter queues into the node's database.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
-use shop_actors::dead_letters::{Msg, Redrive};
+use shop_actors::dead_letters::Msg;
 use shop_persistence::Error;
 use shop_persistence::dead_letters::{DeadLetter, Payload};
 use shop_runtime::registry::ActorMetrics;
 use shop_runtime::{Addr, Backoff, HandlerResult, Service, now};
 use tokio_util::sync::CancellationToken;
 
-use crate::subscriptions::{Subscription, name, translate};
-use crate::{Connection, Deliveries, Delivery, Message, Result, topology};
+use crate::{Connection, DeadLetterMeta, Deliveries, Delivery, Result, topology};
 
-/// At most so many dead letters are taken and not yet kept.
+/// The maximum number of dead letters that are delivered and not yet stored.
 pub const PREFETCH: u16 = 64;
 
-/// How long to wait when a dead letter ended the owner who should keep it: long enough to not wear out its supervisor.
-const AFTER_A_CRASH: Duration = Duration::from_secs(10);
+/// The delay after a dead letter crashed the actor that stores it: long enough that the actor does not
+/// reach its supervisor's maximum number of restarts.
+const CRASH_DELAY: Duration = Duration::from_secs(10);
 
-/// What a dead letter tells besides its message.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct DeadLetterMeta {
-    /// When it became a dead letter, if that was written on it.
-    pub failed_at: Option<Timestamp>,
-    /// How often it was tried.
-    pub tries: u32,
-    /// All headers.
-    pub headers: Map<String, Value>,
-    /// All properties.
-    pub properties: Map<String, Value>,
-}
-
-/// What is there, by its name.
-pub fn object<const N: usize>(values: [(&str, Value); N]) -> Map<String, Value> {
-    let there = values.into_iter().filter(|(_, value)| !value.is_null());
-    there.map(|(name, value)| (name.to_owned(), value)).collect()
-}
-
-/// Keeps one queue's dead letters: in the database, where they wait for a person, whichever the broker.
+/// Stores one queue's dead letters in the database, where an administrator sees them.
 #[derive(Debug, Clone)]
 pub struct DeadLetterConsumer {
-    /// The queue whose messages they were, by its logical name.
+    /// The queue that the messages were in, without the prefix.
     pub queue: &'static str,
-    /// Who owns them from then on.
+    /// The actor that stores them.
     pub letters: Addr<Msg>,
-    /// Where from.
+    /// The connection to the broker.
     pub connection: Connection,
 }
 
@@ -56,50 +35,49 @@ impl Service for DeadLetterConsumer {
     async fn run(self, actor_metrics: Arc<ActorMetrics>, stop: CancellationToken) -> HandlerResult {
         let mut backoff = Backoff::default();
         while let Some(Err(error)) = stop.run_until_cancelled(self.session(&actor_metrics)).await {
-            let wait = backoff.next_delay();
-            let queue = self.queue;
-            tracing::warn!(%error, queue, retry_ms = wait.as_millis(), "the keeper of dead letters lost its connection");
-            stop.run_until_cancelled(tokio::time::sleep(wait)).await;
+            let delay = backoff.next_delay();
+            let (queue, retry_ms) = (self.queue, delay.as_millis());
+            tracing::warn!(%error, queue, retry_ms, "the dead-letter consumer lost its connection");
+            stop.run_until_cancelled(tokio::time::sleep(delay)).await;
         }
         Ok(())
     }
 }
 
 impl DeadLetterConsumer {
-    /// Keeps them over one connection until it breaks. To cut it off anywhere is harmless: what was not
-    /// acknowledged comes again, and is kept once.
+    /// Consumes over one connection until it breaks. Cancelling this anywhere is harmless: dead letters
+    /// without an acknowledgement are redelivered, and each is stored once.
     async fn session(&self, actor_metrics: &Arc<ActorMetrics>) -> Result<()> {
         self.connection.up().await;
-        let mut consumer =
-            self.connection.broker().consume(&topology::dead(self.queue), PREFETCH).await?;
+        let queue = topology::dead(self.queue);
+        let mut deliveries = self.connection.broker().consume(&queue, PREFETCH).await?;
         loop {
-            let mut batch = vec![consumer.next().await?];
-            while let Some(delivery) = consumer.try_next() {
+            let mut batch = vec![deliveries.next().await?];
+            while let Some(delivery) = deliveries.try_next() {
                 batch.push(delivery);
             }
             let Some(last) = batch.last().map(|delivery| delivery.tag) else { continue };
-            let letters = batch.into_iter().map(|delivery| self.letter(&consumer, delivery));
-            actor_metrics.measure("Keep", self.keep(letters.collect())).await;
-            consumer.ack_up_to(last).await?;
+            let letters = batch.into_iter().map(|delivery| self.letter(&deliveries, delivery));
+            actor_metrics.measure("Store", self.store(letters.collect())).await;
+            deliveries.ack_up_to(last).await?;
         }
     }
 
-    fn letter(&self, consumer: &Deliveries, delivery: Delivery) -> DeadLetter {
+    fn letter(&self, deliveries: &Deliveries, delivery: Delivery) -> DeadLetter {
         let Delivery { tag, message, .. } = delivery;
-        let DeadLetterMeta { failed_at, tries, headers, properties } =
-            consumer.dead_letter_meta(tag);
-        let message_id = message.id.as_deref();
+        let DeadLetterMeta { failed_at, attempts, headers, properties } =
+            deliveries.dead_letter_meta(tag);
         DeadLetter {
-            id: DeadLetter::id(self.queue, message_id, message.version, &message.body),
+            id: DeadLetter::id(self.queue, message.id.as_deref(), message.version, &message.body),
             queue: self.queue.to_owned(),
-            event: name(&message).to_owned(),
+            event: message.event().name.to_owned(),
             version: message.version,
-            reason: message.reason.unwrap_or_else(|| "nobody said why".to_owned()),
-            // Anybody may have written any time on it; a database knows fewer.
+            reason: message.reason.unwrap_or_else(|| "no reason is given".to_owned()),
+            // Other programs write any time; PostgreSQL has a smaller range.
             first_failed_at: failed_at
                 .filter(|at| *at >= Timestamp::UNIX_EPOCH)
                 .unwrap_or_else(now),
-            tries: i32::try_from(tries).unwrap_or(i32::MAX),
+            tries: i32::try_from(attempts).unwrap_or(i32::MAX),
             headers: headers.into(),
             properties: properties.into(),
             message_id: message.id,
@@ -107,58 +85,19 @@ impl DeadLetterConsumer {
         }
     }
 
-    /// Whatever stands in the way is waited out: they are not lost meanwhile.
-    async fn keep(&self, letters: Vec<DeadLetter>) {
+    /// Retries without a limit: meanwhile the broker keeps the dead letters.
+    async fn store(&self, letters: Vec<DeadLetter>) {
         let mut backoff = Backoff::default();
         while let Err(error) =
             self.letters.ask((), |reply| Msg::Store(letters.clone(), reply)).await
         {
-            let wait = match error {
-                Error::Crashed(_) => AFTER_A_CRASH,
+            let delay = match error {
+                Error::Crashed(_) => CRASH_DELAY,
                 _ => backoff.next_delay(),
             };
-            let (queue, retry_ms) = (self.queue, wait.as_millis());
-            tracing::warn!(%error, queue, retry_ms, "the keeper of dead letters waits");
-            tokio::time::sleep(wait).await;
+            let (queue, retry_ms) = (self.queue, delay.as_millis());
+            tracing::warn!(%error, queue, retry_ms, "the dead-letter consumer waits");
+            tokio::time::sleep(delay).await;
         }
-    }
-}
-
-/// Whom the messages of a node's queues are for.
-#[derive(Debug, Clone, Default)]
-pub struct Subscriptions(Arc<[(&'static str, Subscription)]>);
-
-impl Subscriptions {
-    /// These queues are for these desks.
-    pub fn new(
-        subscriptions: impl IntoIterator<Item = (&'static str, Subscription)>,
-    ) -> Subscriptions {
-        Subscriptions(subscriptions.into_iter().collect())
-    }
-
-    /// The queues.
-    pub fn queues(&self) -> impl Iterator<Item = &'static str> {
-        self.0.iter().map(|(queue, _)| *queue)
-    }
-}
-
-impl Redrive for Subscriptions {
-    async fn redrive(&self, letter: &DeadLetter) -> shop_persistence::Result<()> {
-        let subscription = self.0.iter().find(|(queue, _)| *queue == letter.queue);
-        let (_, subscription) = subscription.ok_or_else(|| {
-            Error::Conflict(format!("this node does not listen on {}", letter.queue))
-        })?;
-        let message = Message {
-            routing_key: letter.event.clone(),
-            kind: Some(letter.event.clone()),
-            version: letter.version,
-            body: letter.payload.0.clone(),
-            ..Message::default()
-        };
-        let news = translate(&message).map_err(|why| Error::Conflict(why.to_string()))?;
-        if !subscription.takes(&news) {
-            return Err(Error::Conflict("not an event for this queue".to_owned()));
-        }
-        subscription.tell(vec![news]).await
     }
 }

@@ -1,4 +1,4 @@
-//! RabbitMQ: sessions to publish and to consume on, the whole topology declared by each.
+//! RabbitMQ: sessions to publish and to consume on. Each session declares the topology.
 
 mod deliveries;
 mod properties;
@@ -7,44 +7,42 @@ mod session;
 
 use std::sync::Arc;
 
-use amqprs::{
-    FieldName, FieldTable, FieldValue,
-    channel::{Channel, ExchangeDeclareArguments, QueueBindArguments, QueueDeclareArguments},
+use amqprs::channel::{
+    Channel, ExchangeDeclareArguments, QueueBindArguments, QueueDeclareArguments,
 };
+use amqprs::{FieldName, FieldTable, FieldValue};
 use secrecy::SecretString;
 
-use crate::{
-    broker::{Message, Result},
-    topology::{self, DEAD_LETTERS, DEFAULT_EXCHANGE, QUEUES, UNDELIVERABLE, USER_EVENTS},
-};
+use crate::message::{Message, Result};
+use crate::topology::{self, DEAD_LETTERS, DEFAULT_EXCHANGE, QUEUES, UNDELIVERABLE};
 pub use deliveries::Deliveries;
 use deliveries::PoisonIsolation;
 pub use publisher::Publisher;
 use session::{Outcome, within};
 
-/// Where RabbitMQ is, who we are there, and what our things are called.
+/// The address of RabbitMQ, the credentials, and the names of the shop's objects there.
 #[derive(Clone, Debug)]
 pub struct RabbitConfig {
     /// Its name or address.
     pub host: String,
-    /// Its AMQP port, 5672 as a rule.
+    /// Its AMQP port, usually 5672.
     pub port: u16,
-    /// Who signs in.
+    /// The user.
     pub user: String,
     /// The user's password.
     pub password: SecretString,
-    /// The virtual host, "/" as a rule.
+    /// The virtual host, usually "/".
     pub vhost: String,
-    /// Goes before the name of every exchange and queue, so that shops can share a broker.
+    /// The prefix of every exchange and queue, so that shops can share a broker.
     pub prefix: String,
-    /// How often a message is handed out again before it becomes a dead letter. Fixed in a queue
-    /// when it is first declared: RabbitMQ refuses another one from then on.
+    /// The maximum number of redeliveries; then a message becomes a dead letter. RabbitMQ stores it when
+    /// a queue is first declared, and refuses another value afterwards.
     pub delivery_limit: u32,
-    /// What RabbitMQ's own tools call our connections.
+    /// The name of the connections in RabbitMQ's management tools.
     pub connection_name: String,
 }
 
-/// A RabbitMQ server. It is not spoken to before a session is opened.
+/// A RabbitMQ server. It is not contacted before a session is opened.
 #[derive(Clone, Debug)]
 pub struct Rabbit {
     config: Arc<RabbitConfig>,
@@ -52,7 +50,7 @@ pub struct Rabbit {
 }
 
 impl Rabbit {
-    /// The server that `config` speaks of.
+    /// The server of this configuration.
     #[must_use]
     pub fn new(config: RabbitConfig) -> Self {
         Self { config: Arc::new(config), poison_isolation: PoisonIsolation::default() }
@@ -67,26 +65,26 @@ impl Rabbit {
     }
 
     async fn declare(&self, channel: &Channel) -> Outcome<()> {
-        for exchange in USER_EVENTS {
+        for exchange in topology::fanout_exchanges() {
             self.declare_exchange(channel, exchange, "fanout").await?;
         }
         self.declare_exchange(channel, DEAD_LETTERS, "direct").await?;
         self.declare_queue(channel, UNDELIVERABLE, quorum()).await?;
-        for queue in QUEUES {
+        for queue in QUEUES.iter() {
             let dead = topology::dead(queue.name);
             let limited = self.limited(DEFAULT_EXCHANGE, UNDELIVERABLE);
             self.declare_queue(channel, &dead, limited).await?;
             self.bind(channel, &dead, DEAD_LETTERS, &self.name(queue.name)).await?;
             let limited = self.limited(DEAD_LETTERS, queue.name);
             self.declare_queue(channel, queue.name, limited).await?;
-            for exchange in queue.exchanges {
+            for exchange in &queue.exchanges {
                 self.bind(channel, queue.name, exchange, "").await?;
             }
         }
         Ok(())
     }
 
-    /// A queue whose messages go to `exchange` with `key` when they were handed out too often.
+    /// The arguments of a queue whose messages go to `exchange` with `key` over the delivery limit.
     fn limited(&self, exchange: &str, key: &str) -> FieldTable {
         let mut arguments = quorum();
         let limit = FieldValue::l(self.config.delivery_limit.into());
@@ -119,7 +117,7 @@ impl Rabbit {
         within(channel.queue_bind(arguments)).await
     }
 
-    /// What `name` is called on the server; the default exchange has no name.
+    /// The name on the server. The default exchange has no prefix.
     fn name(&self, name: &str) -> String {
         if name.is_empty() { String::new() } else { format!("{}{name}", self.config.prefix) }
     }
@@ -128,14 +126,14 @@ impl Rabbit {
         if topology::routes_by_queue(exchange) { self.name(key) } else { key.to_owned() }
     }
 
-    /// `message` with the names that it has in the shop.
-    fn plain(&self, mut message: Message) -> Message {
-        let plain = |name: &str| name.strip_prefix(&self.config.prefix).map(str::to_owned);
-        if let Some(exchange) = plain(&message.exchange) {
+    /// The message with its names without the prefix.
+    fn without_prefix(&self, mut message: Message) -> Message {
+        let strip = |name: &str| name.strip_prefix(&self.config.prefix).map(str::to_owned);
+        if let Some(exchange) = strip(&message.exchange) {
             message.exchange = exchange;
         }
         if topology::routes_by_queue(&message.exchange)
-            && let Some(routing_key) = plain(&message.routing_key)
+            && let Some(routing_key) = strip(&message.routing_key)
         {
             message.routing_key = routing_key;
         }

@@ -1,12 +1,11 @@
-//! An event's steps through the broker: published here, taken on another node, both of the trace that caused it.
+//! Spans of publishing and consuming an event. Both belong to the trace that caused the event.
 
 use shop_persistence::outbox::Waiting;
 use shop_runtime::{Span, SpanKind};
 
-use crate::subscriptions::name;
 use crate::{Broker, Delivery, topology};
 
-/// Begins to publish an event. The span ends when the broker has confirmed it.
+/// Starts the span of publishing an event. It ends when the broker has confirmed the event.
 pub fn publish(event: &Waiting, broker: &Broker) -> Span {
     let context = event.traceparent.as_deref().and_then(|traceparent| traceparent.parse().ok());
     let mut span =
@@ -20,30 +19,30 @@ pub fn publish(event: &Waiting, broker: &Broker) -> Span {
     span
 }
 
-/// A delivery, and the span that takes care of it: from when it is taken until it is acknowledged.
+/// A delivery and the span of processing it, from the delivery to the acknowledgement.
 #[derive(Debug)]
-pub struct Taken {
+pub struct TracedDelivery {
     pub delivery: Delivery,
     pub span: Span,
 }
 
-impl Taken {
-    /// Goes on with the message's trace; one that came without starts one.
-    pub fn new(delivery: Delivery, queue: &str, broker: &Broker) -> Taken {
+impl TracedDelivery {
+    /// Continues the message's trace, or starts one.
+    pub fn new(delivery: Delivery, queue: &str, broker: &Broker) -> TracedDelivery {
         let message = &delivery.message;
         let context =
             message.traceparent.as_deref().and_then(|traceparent| traceparent.parse().ok());
-        let mut span =
-            Span::start(context, SpanKind::Consumer, format_args!("consume {}", name(message)));
+        let name = format_args!("consume {}", message.event().name);
+        let mut span = Span::start(context, SpanKind::Consumer, name);
         span.set("messaging.system", broker.system());
         span.set("messaging.operation.type", "process");
         span.set("messaging.destination.name", queue);
         span.set("messaging.message.id", message.id.as_deref().unwrap_or_default());
-        Taken { delivery, span }
+        TracedDelivery { delivery, span }
     }
 
-    /// Does `work` for this message.
-    pub fn go_on<T>(&self, work: impl Future<Output = T>) -> impl Future<Output = T> {
+    /// Runs `work` in this span.
+    pub fn in_scope<T>(&self, work: impl Future<Output = T>) -> impl Future<Output = T> {
         self.span.context().scope(work)
     }
 }

@@ -1,62 +1,61 @@
-//! Every exchange and queue of the shop, and who listens to what. All nodes declare all of it, so
-//! that an event published before its listener's first start waits for it.
+//! Every exchange and queue. All nodes declare all of them, so that an event that is published before
+//! the first start of its consumer is stored. Events, their routes and their queues are declared in
+//! `persistence/src/events.rs`.
 //!
 //! ```text
-//! user_created ─┐                ┌─► catalog.users     the catalog node's copy of the users
-//! user_updated ─┼─ (fanout) ─────┤
-//! user_deleted ─┘                └─► order.users       the order node's copy of the users
+//! fanout event E ── exchange E ──────┬─► queue Q, for each queue of the event's route
+//! other event E ─── default exchange ┴─► queue E
 //!
-//! default exchange ──────────────┬─► product.created   the order node learns of products
-//!                                └─► stock.moved       the catalog node follows the stock
-//!
-//! any queue Q, tried too often ──┐
-//! any queue Q, parked by us ─────┴─ dead_letters ─ Q ─► Q.dead         its node keeps them in its database
-//!                                                       └─ taken too often ─► undeliverable
+//! queue Q, over the delivery limit ──┐
+//! queue Q, dead-lettered by consumer ┴─► exchange dead_letters ── Q ─► queue Q.dead
+//!                                            queue Q.dead, over the limit ─► queue undeliverable
 //! ```
 
-/// A user signed up: a fanout exchange.
-pub const USER_CREATED: &str = "user_created";
-/// A user changed: a fanout exchange.
-pub const USER_UPDATED: &str = "user_updated";
-/// A user is gone: a fanout exchange.
-pub const USER_DELETED: &str = "user_deleted";
+use std::sync::LazyLock;
 
-/// What the catalog node hears of users.
-pub const CATALOG_USERS: &str = "catalog.users";
-/// What the order node hears of users.
-pub const ORDER_USERS: &str = "order.users";
-/// What the order node hears of products.
-pub const PRODUCT_CREATED: &str = "product.created";
-/// What the catalog node hears of stock.
-pub const STOCK_MOVED: &str = "stock.moved";
+use shop_persistence::events::{EVENTS, Route};
 
-/// The exchange whose queues are named by their name.
+/// The exchange that routes by the name of a queue.
 pub const DEFAULT_EXCHANGE: &str = "";
-/// The direct exchange that leads from a queue's name to its dead letters.
+/// The direct exchange from the name of a queue to its dead letters.
 pub const DEAD_LETTERS: &str = "dead_letters";
-/// The queue that holds what nobody could take even from the dead letters: our client hangs up on a message that is
-/// not AMQP as it reads it, and one must not hold up the others.
+/// The queue of dead letters that no consumer can take: amqprs closes the connection on a message that
+/// it cannot decode, and one such message must not hold up the others.
 pub const UNDELIVERABLE: &str = "undeliverable";
 
-/// The fanout exchanges. One queue listens to all three, so that a user's events keep their order.
-pub const USER_EVENTS: [&str; 3] = [USER_CREATED, USER_UPDATED, USER_DELETED];
-
 /// A queue and the fanout exchanges that it is bound to.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Queue {
     /// Its name, without the prefix.
     pub name: &'static str,
-    /// The exchanges whose messages it gets, besides those sent to it by name.
-    pub exchanges: &'static [&'static str],
+    /// The exchanges whose messages it receives, besides those that are sent to it by name.
+    pub exchanges: Vec<&'static str>,
 }
 
-/// The queues that the shop listens on; each has its dead letters in [`dead`].
-pub const QUEUES: [Queue; 4] = [
-    Queue { name: CATALOG_USERS, exchanges: &USER_EVENTS },
-    Queue { name: ORDER_USERS, exchanges: &USER_EVENTS },
-    Queue { name: PRODUCT_CREATED, exchanges: &[] },
-    Queue { name: STOCK_MOVED, exchanges: &[] },
-];
+/// The queues with a consumer. Each has a queue of dead letters, named by [`dead`].
+pub static QUEUES: LazyLock<Vec<Queue>> = LazyLock::new(|| {
+    let mut queues: Vec<Queue> = vec![];
+    for event in &EVENTS {
+        match event.route {
+            Route::Queue => queues.push(Queue { name: event.name, exchanges: vec![] }),
+            Route::Fanout(names) => {
+                for name in names {
+                    match queues.iter_mut().find(|queue| queue.name == *name) {
+                        Some(queue) => queue.exchanges.push(event.name),
+                        None => queues.push(Queue { name, exchanges: vec![event.name] }),
+                    }
+                }
+            }
+        }
+    }
+    queues
+});
+
+/// The fanout exchanges.
+pub fn fanout_exchanges() -> impl Iterator<Item = &'static str> {
+    let fanout = EVENTS.iter().filter(|event| matches!(event.route, Route::Fanout(_)));
+    fanout.map(|event| event.name)
+}
 
 /// The queue that holds the dead letters of `queue`.
 #[must_use]
@@ -64,20 +63,24 @@ pub fn dead(queue: &str) -> String {
     format!("{queue}.dead")
 }
 
-/// Where an event of this name is published: the exchange and the routing key.
+/// The exchange and the routing key with which the event is published.
 #[must_use]
 pub fn route(event: &str) -> (&str, &str) {
-    if USER_EVENTS.contains(&event) { (event, "") } else { (DEFAULT_EXCHANGE, event) }
+    if fanout_exchanges().any(|exchange| exchange == event) {
+        (event, "")
+    } else {
+        (DEFAULT_EXCHANGE, event)
+    }
 }
 
-/// Whether `routing_key` means a queue when it is sent to `exchange`.
+/// Whether the routing key of a message to `exchange` is the name of a queue.
 #[must_use]
 pub fn routes_by_queue(exchange: &str) -> bool {
     matches!(exchange, DEFAULT_EXCHANGE | DEAD_LETTERS)
 }
 
-/// The queues that get a message published to `exchange` with `routing_key`; none when it would be
-/// lost.
+/// The queues that receive a message to `exchange` with `routing_key`. Without any, the message is
+/// returned to its publisher.
 #[must_use]
 pub fn destinations(exchange: &str, routing_key: &str) -> Vec<String> {
     let named = |queue: &&Queue| queue.name == routing_key;
@@ -88,8 +91,29 @@ pub fn destinations(exchange: &str, routing_key: &str) -> Vec<String> {
         }
         DEAD_LETTERS => QUEUES.iter().filter(named).map(|queue| dead(queue.name)).collect(),
         fanout => {
-            let listening = QUEUES.iter().filter(|queue| queue.exchanges.contains(&fanout));
-            listening.map(|queue| queue.name.to_owned()).collect()
+            let bound = QUEUES.iter().filter(|queue| queue.exchanges.contains(&fanout));
+            bound.map(|queue| queue.name.to_owned()).collect()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_event_is_routed_to_a_queue() {
+        for event in &EVENTS {
+            let (exchange, routing_key) = route(event.name);
+            assert!(!destinations(exchange, routing_key).is_empty(), "{}", event.name);
+        }
+    }
+
+    #[test]
+    fn a_queue_is_listed_once() {
+        let names: BTreeSet<_> = QUEUES.iter().map(|queue| queue.name).collect();
+        assert_eq!(names.len(), QUEUES.len());
     }
 }

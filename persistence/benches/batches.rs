@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput};
-use shop_persistence::Event;
+use shop_persistence::events::{Event, StockMoved};
 use shop_persistence::orders::{Inventory, NewOrder, OnShelf, decide};
-use shop_persistence::stock::{Moved, Movement};
+use shop_persistence::stock::Movement;
 use shop_persistence::users::UserId;
 use uuid::Uuid;
 
@@ -45,7 +45,7 @@ fn main() {
     deciding.finish();
 
     let sold = |number| Movement::sold(number % PRODUCTS, -2, number);
-    let event = Event::StockMoved(Moved { movements: (0..2 * ORDERS).map(sold).collect() });
+    let event = StockMoved { movements: (0..2 * ORDERS).map(sold).collect() };
     let body = serde_json::to_string(&event).expect("JSON");
     let mut telling = criterion.benchmark_group("an event of 256 movements");
     telling.throughput(Throughput::Bytes(body.len() as u64));
@@ -53,7 +53,7 @@ fn main() {
         bench.iter(|| serde_json::to_string(black_box(&event)).expect("JSON"));
     });
     telling.bench_function("read", |bench| {
-        bench.iter(|| Event::read("stock.moved", black_box(body.as_bytes())).expect("an event"));
+        bench.iter(|| StockMoved::read(black_box(body.as_bytes())).expect("an event"));
     });
     telling.finish();
     criterion.final_summary();

@@ -23,7 +23,6 @@ pub mod users;
 
 pub use database::{Database, DatabaseServer, Session, Transaction};
 pub use error::{Error, FieldError, InvalidValue, Result};
-pub use events::Event;
 pub use migrations::Schema;
 pub use sqlx::PgConnection;
 

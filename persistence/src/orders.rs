@@ -418,7 +418,7 @@ async fn insert(
         .bind(sold.iter().map(|(movement, _)| movement.cause.as_str()).collect::<Vec<_>>())
         .bind(pieces.keys().copied().collect::<Vec<_>>())
         .bind(pieces.values().copied().collect::<Vec<_>>());
-    let insert = outbox::bind(insert, &stock::told(sold))?;
+    let insert = outbox::bind(insert, &stock::told(sold)?);
     let inserted = insert.execute(tx).failpoint("place: insert").await?;
     stock::must_be_all(inserted.rows_affected(), pieces.len())
 }

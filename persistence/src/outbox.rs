@@ -6,7 +6,8 @@ use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use crate::database::within;
-use crate::{Database, Error, Event, Result};
+use crate::events::{self, Event};
+use crate::{Database, Error, Result};
 use shop_runtime::{Failpoint, SpanContext};
 
 /// An event that waits to be published.
@@ -31,19 +32,31 @@ pub struct Waiting {
 /// An event to append.
 #[derive(Debug)]
 pub struct OutboxEvent {
-    /// What happened.
-    pub event: Event,
-    /// Grows with every change of that one user or product. `None` where only the event itself has an
-    /// order, not what it is about: then the version is its place in the outbox.
-    pub version: Option<i64>,
-    /// The trace that caused it.
-    pub trace: Option<SpanContext>,
+    name: &'static str,
+    body: String,
+    /// `None` if the event is about no single row: then its id in the outbox is the version.
+    version: Option<i64>,
+    trace: Option<SpanContext>,
 }
 
 impl OutboxEvent {
-    /// An event that the running task causes.
-    pub fn new(event: Event, version: i64) -> OutboxEvent {
-        OutboxEvent { event, version: Some(version), trace: SpanContext::current() }
+    /// An event of the running task about a row, with the row's version.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the body cannot be serialised.
+    pub fn new<E: Event>(event: &E, version: i64) -> Result<OutboxEvent> {
+        let event = OutboxEvent::of_trace(event, SpanContext::current())?;
+        Ok(OutboxEvent { version: Some(version), ..event })
+    }
+
+    /// An event about no single row, of this trace.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the body cannot be serialised.
+    pub fn of_trace<E: Event>(event: &E, trace: Option<SpanContext>) -> Result<OutboxEvent> {
+        const { assert!(events::is_declared(E::NAME), "add the event to `EVENTS`") };
+        let body = serde_json::to_string(event).map_err(|error| Error::Internal(error.into()))?;
+        Ok(OutboxEvent { name: E::NAME, body, version: None, trace })
     }
 }
 
@@ -55,7 +68,7 @@ const APPEND: &str = "
 /// so that the events of one user or product stand in the order of its changes; and so that the transaction has its number
 /// before its events have theirs, which `Horizon` counts on.
 pub async fn append(tx: &mut PgConnection, entries: &[OutboxEvent]) -> Result<()> {
-    bind(sqlx::query(APPEND), entries)?.execute(tx).failpoint("outbox: append").await?;
+    bind(sqlx::query(APPEND), entries).execute(tx).failpoint("outbox: append").await?;
     Ok(())
 }
 
@@ -63,15 +76,13 @@ pub async fn append(tx: &mut PgConnection, entries: &[OutboxEvent]) -> Result<()
 pub(crate) fn bind<'q>(
     statement: Query<'q, Postgres, PgArguments>,
     entries: &[OutboxEvent],
-) -> Result<Query<'q, Postgres, PgArguments>> {
-    let body = |entry: &OutboxEvent| serde_json::to_string(&entry.event);
-    let bodies: Result<Vec<_>, _> = entries.iter().map(body).collect();
-    Ok(statement
+) -> Query<'q, Postgres, PgArguments> {
+    statement
         .bind(entries.iter().map(|_| Uuid::now_v7()).collect::<Vec<_>>())
-        .bind(entries.iter().map(|entry| entry.event.name()).collect::<Vec<_>>())
+        .bind(entries.iter().map(|entry| entry.name).collect::<Vec<_>>())
         .bind(entries.iter().map(|entry| entry.version).collect::<Vec<_>>())
-        .bind(bodies.map_err(|error| Error::Internal(error.into()))?)
-        .bind(entries.iter().map(|entry| entry.trace.map(|t| t.to_string())).collect::<Vec<_>>()))
+        .bind(entries.iter().map(|entry| entry.body.clone()).collect::<Vec<_>>())
+        .bind(entries.iter().map(|entry| entry.trace.map(|t| t.to_string())).collect::<Vec<_>>())
 }
 
 /// How long the outbox is, and how many seconds its oldest event has waited.

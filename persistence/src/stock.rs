@@ -10,10 +10,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::catalog::{CategoryId, ProductId};
-use crate::events::newest;
+use crate::events::{StockMoved, newest};
 use crate::orders::OrderId;
 use crate::outbox::{self, OutboxEvent};
-use crate::{Error, Event, Result, sequences};
+use crate::{Error, Result, sequences};
 use shop_runtime::{Failpoint, SpanContext};
 
 /// A movement of stock.
@@ -53,18 +53,11 @@ impl Movement {
     }
 }
 
-/// Movements that were made together.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Moved {
-    /// All of them.
-    pub movements: Vec<Movement>,
-}
-
 /// At most so many movements are told of in one event.
 const MOST_TOLD: usize = 500;
 
 /// A product as the catalog announces it, with all that was ever stocked of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Offer {
     /// What.
     pub id: ProductId,
@@ -145,7 +138,7 @@ pub async fn sell(tx: &mut PgConnection, sold: Vec<(Movement, Option<SpanContext
         .failpoint("stock: sell")
         .await?;
     must_be_all(moved.rows_affected(), products.len())?;
-    outbox::append(tx, &told(&sold)).await
+    outbox::append(tx, &told(&sold)?).await
 }
 
 /// That every product was there whose stock was to move.
@@ -158,14 +151,14 @@ pub(crate) fn must_be_all(moved: u64, products: usize) -> Result<()> {
 
 /// What the catalog is told of what was sold. What was moved together is told together, but for what belongs to a trace that
 /// is recorded: that goes on in it.
-pub(crate) fn told(sold: &[(Movement, Option<SpanContext>)]) -> Vec<OutboxEvent> {
+pub(crate) fn told(sold: &[(Movement, Option<SpanContext>)]) -> Result<Vec<OutboxEvent>> {
     let recorded = |trace: Option<SpanContext>| trace.filter(|trace| trace.is_recorded());
     let together = |(_, one): &_, (_, next): &_| recorded(*one) == recorded(*next);
     let parts = sold.chunk_by(together).flat_map(|part| part.chunks(MOST_TOLD));
     let entry = |part: &[(Movement, Option<SpanContext>)]| {
         let movements = part.iter().map(|(movement, _)| movement.clone()).collect();
-        let event = Event::StockMoved(Moved { movements });
-        OutboxEvent { event, version: None, trace: part.first().and_then(|(_, trace)| *trace) }
+        let trace = part.first().and_then(|(_, trace)| *trace);
+        OutboxEvent::of_trace(&StockMoved { movements }, trace)
     };
     parts.map(entry).collect()
 }

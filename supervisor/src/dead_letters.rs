@@ -8,7 +8,6 @@ use shop_actors::catalog::Catalog;
 use shop_actors::customers::Customers;
 use shop_actors::dead_letters::{DeadLetters, Msg};
 use shop_actors::orders::Orders;
-use shop_messaging::Subscriptions;
 use shop_persistence::dead_letters::{DeadLetter, DeadLetterId};
 use shop_persistence::pages::PageRequest;
 use shop_persistence::{Database, Error};
@@ -18,7 +17,7 @@ use tokio::sync::broadcast;
 
 use crate::config::Config;
 use crate::shop::{Node, policy};
-use crate::tree::{catalog_desks, order_desks, owners, tree};
+use crate::tree::{catalog_subscriptions, order_subscriptions, owners, tree};
 use crate::verify::Opened;
 use shop_runtime::{Child, Root};
 
@@ -85,16 +84,16 @@ fn staff(node: Node, database: &Database) -> (Addr<Msg>, Vec<Child>) {
     let (changed, _) = broadcast::channel(1); // nobody here remembers tokens
     let customer = move |database: &Database| Customers::new(database, changed.clone());
     let (subscriptions, mut children) = match node {
-        Node::Auth => (Subscriptions::default(), vec![]),
+        Node::Auth => (vec![], vec![]),
         Node::Catalog => {
             let owners =
                 [owners(&customers, database, customer), owners(&catalog, database, Catalog::new)];
-            (catalog_desks(&customers, &catalog), tree(owners))
+            (catalog_subscriptions(&customers, &catalog), tree(owners))
         }
         Node::Order => {
             let owners =
                 [owners(&customers, database, customer), owners(&orders, database, Orders::new)];
-            (order_desks(&customers, &orders), tree(owners))
+            (order_subscriptions(&customers, &orders), tree(owners))
         }
     };
     let letters = addr("dead_letters");

@@ -15,16 +15,14 @@ use shop_actors::health::{self, HealthMonitor};
 use shop_actors::idempotency::Sweeper;
 use shop_actors::orders::{self, Orders};
 use shop_actors::passwords::Passwords;
+use shop_actors::subscriptions::AnySubscription;
 use shop_actors::users::Users;
 use shop_http::{
     Api, Auth, Authenticator, Cluster, Copies, Health, HttpServer, Idempotency, Keys, Limits,
     Peers, RemoteVerifier, ResponseCache, Resync, Shutdown, SnapshotApi,
 };
-use shop_messaging::topology::{CATALOG_USERS, ORDER_USERS, PRODUCT_CREATED, STOCK_MOVED};
-use shop_messaging::{
-    Broker, Connection, Consumer, DeadLetterConsumer, PREFETCH, Relay, Subscription, Subscriptions,
-    WINDOW,
-};
+use shop_messaging::{Broker, Connection, Consumer, DeadLetterConsumer, PREFETCH, Relay, WINDOW};
+use shop_persistence::events::{CATALOG_USERS, ORDER_USERS};
 use shop_persistence::{Database, Schema};
 use shop_runtime::registry::{ActorKind, ActorMetrics, ActorRegistry};
 use shop_runtime::{Actor, Addr, Message};
@@ -51,12 +49,12 @@ pub fn auth(node: &Node, passwords: &Passwords) -> anyhow::Result<Vec<Child>> {
     let Keys { user_tokens: tokens, node_tokens, .. } = node.keys.clone();
     let authenticator =
         Authenticator::own(tokens.clone(), users.clone(), users_admin.clone(), node_tokens);
-    let common = node.common(Subscriptions::default());
+    let common = node.common(vec![]);
     let owners = owners(&users, &node.database, Users::new);
     let reserve = needed(self::owners(&users_admin, &node.database, Users::new));
     let api = Api::Auth(Auth { users, passwords: passwords.clone(), tokens });
     let edge = node.edge(api, authenticator, &common)?;
-    let broker = node.broker(&common, vec![]);
+    let broker = node.broker(&common);
     Ok(tree([owners, reserve, common.owners, vec![broker, node.sweeper(), edge]]))
 }
 
@@ -70,8 +68,8 @@ pub fn auth(node: &Node, passwords: &Passwords) -> anyhow::Result<Vec<Child>> {
 /// │   ├── link               the session that says whether the broker is there
 /// │   ├── relay              outbox → broker
 /// │   ├── keeper/…           catalog.users.dead, stock.moved.dead → dead_letters
-/// │   ├── intake/users       catalog.users → customers
-/// │   └── intake/stock       stock.moved → catalog
+/// │   ├── consumer/…         catalog.users → customers
+/// │   └── consumer/…         stock.moved → catalog
 /// ├── resync                 the other nodes' books → customers, catalog
 /// ├── lookout                hears what other replicas change in the lists
 /// ├── sweeper                forgets kept answers
@@ -79,30 +77,23 @@ pub fn auth(node: &Node, passwords: &Passwords) -> anyhow::Result<Vec<Child>> {
 pub fn catalog(node: &Node) -> anyhow::Result<Vec<Child>> {
     let Heard { customers, authenticator, owner } = node.heard()?;
     let catalog = node.addr("catalog", node.owners, node.mailboxes.catalog);
-    let common = node.common(catalog_desks(&customers, &catalog));
+    let common = node.common(catalog_subscriptions(&customers, &catalog));
     let lists = ResponseCache::new(&catalog, node.database.changes());
     let api = Api::Catalog(shop_http::Catalog { catalog: catalog.clone(), lists });
     let edge = node.edge(api, authenticator, &common)?;
     let copies = Copies::Catalog(customers.clone(), catalog.clone());
-    let consumers = vec![
-        node.consumer("users", CATALOG_USERS, Subscription::Customers(customers), &common),
-        node.consumer("stock", STOCK_MOVED, Subscription::Catalog(catalog.clone()), &common),
-    ];
-    let broker = node.broker(&common, consumers);
+    let broker = node.broker(&common);
     let owners = owners(&catalog, &node.database, Catalog::new);
     let last = vec![broker, node.resync(copies), node.change_listener(), node.sweeper(), edge];
     Ok(tree([vec![owner], owners, common.owners, last]))
 }
 
-/// Whom the catalog node's messages are for, again when they are redriven.
-pub fn catalog_desks(
+/// What the catalog node's actors apply.
+pub fn catalog_subscriptions(
     customers: &Addr<customers::Msg>,
     catalog: &Addr<catalog::Msg>,
-) -> Subscriptions {
-    Subscriptions::new([
-        (CATALOG_USERS, Subscription::Customers(customers.clone())),
-        (STOCK_MOVED, Subscription::Catalog(catalog.clone())),
-    ])
+) -> Vec<AnySubscription> {
+    tree([customers::subscriptions(customers, CATALOG_USERS), catalog::subscriptions(catalog)])
 }
 
 /// order
@@ -115,37 +106,33 @@ pub fn catalog_desks(
 /// │   ├── link               the session that says whether the broker is there
 /// │   ├── relay              outbox → broker
 /// │   ├── keeper/…           order.users.dead, product.created.dead → dead_letters
-/// │   ├── intake/users       order.users → customers
-/// │   └── intake/products    product.created → orders
+/// │   ├── consumer/…         order.users → customers
+/// │   └── consumer/…         product.created → orders
 /// ├── resync                 the other nodes' books → customers, orders
 /// ├── sweeper                forgets kept answers
 /// └── edge                   POST /order · GET /order/{id} · PUT /update_order/{id}
 pub fn order(node: &Node) -> anyhow::Result<Vec<Child>> {
     let Heard { customers, authenticator, owner } = node.heard()?;
     let orders = node.addr("orders", node.owners, node.mailboxes.orders);
-    let common = node.common(order_desks(&customers, &orders));
+    let common = node.common(order_subscriptions(&customers, &orders));
     let edge = node.edge(Api::Order(orders.clone()), authenticator, &common)?;
     let copies = Copies::Order(customers.clone(), orders.clone());
-    let consumers = vec![
-        node.consumer("users", ORDER_USERS, Subscription::Customers(customers), &common),
-        node.consumer("products", PRODUCT_CREATED, Subscription::Orders(orders.clone()), &common),
-    ];
-    let broker = node.broker(&common, consumers);
+    let broker = node.broker(&common);
     let owners = owners(&orders, &node.database, Orders::new);
     let last = vec![broker, node.resync(copies), node.sweeper(), edge];
     Ok(tree([vec![owner], owners, common.owners, last]))
 }
 
-/// Whom the order node's messages are for, again when they are redriven.
-pub fn order_desks(customers: &Addr<customers::Msg>, orders: &Addr<orders::Msg>) -> Subscriptions {
-    Subscriptions::new([
-        (ORDER_USERS, Subscription::Customers(customers.clone())),
-        (PRODUCT_CREATED, Subscription::Orders(orders.clone())),
-    ])
+/// What the order node's actors apply.
+pub fn order_subscriptions(
+    customers: &Addr<customers::Msg>,
+    orders: &Addr<orders::Msg>,
+) -> Vec<AnySubscription> {
+    tree([customers::subscriptions(customers, ORDER_USERS), orders::subscriptions(orders)])
 }
 
 /// Branches, side by side.
-pub fn tree<const N: usize>(branches: [Vec<Child>; N]) -> Vec<Child> {
+pub fn tree<T, const N: usize>(branches: [Vec<T>; N]) -> Vec<T> {
     branches.into_iter().flatten().collect()
 }
 
@@ -210,8 +197,8 @@ struct Heard {
 /// What every node has: the link to its broker, and the owners of what is told of the node itself.
 struct Common {
     connection: Connection,
-    /// The queues that the node listens on.
-    queues: Vec<&'static str>,
+    /// The events that the node's actors apply.
+    subscriptions: Vec<AnySubscription>,
     letters: Addr<dead_letters::Msg>,
     audit: Addr<audit::Msg>,
     health_monitor: Addr<health::Msg>,
@@ -246,12 +233,12 @@ impl Node {
         Ok(Heard { customers, authenticator: Authenticator::remote(remote, node_tokens), owner })
     }
 
-    fn common(&self, subscriptions: Subscriptions) -> Common {
+    fn common(&self, subscriptions: Vec<AnySubscription>) -> Common {
         let letters = self.addr("dead_letters", 1, self.mailboxes.dead_letters);
         let audit = self.addr("audit", 1, self.mailboxes.audit);
         let health_monitor = self.addr("pulse", 1, self.mailboxes.health_monitor);
-        let queues = subscriptions.queues().collect();
-        let make = move |database: &Database| DeadLetters::new(database, subscriptions.clone());
+        let redriven = subscriptions.clone();
+        let make = move |database: &Database| DeadLetters::new(database, redriven.clone());
         let owners = tree([
             owners(&letters, &self.database, make),
             needed(owners(&audit, &self.database, Audit::new)),
@@ -259,7 +246,7 @@ impl Node {
         ]);
         Common {
             connection: Connection::new(&self.broker),
-            queues,
+            subscriptions,
             letters,
             audit,
             health_monitor,
@@ -268,10 +255,11 @@ impl Node {
     }
 
     /// The link to the broker, and all that need it.
-    fn broker(&self, common: &Common, consumers: Vec<NamedConsumer>) -> Child {
+    fn broker(&self, common: &Common) -> Child {
         let branch = self.registry.branch("broker");
-        let Common { connection, queues, letters, .. } = common;
-        let (connection, queues, letters) = (connection.clone(), queues.clone(), letters.clone());
+        let (connection, letters) = (common.connection.clone(), common.letters.clone());
+        let consumers: Vec<_> =
+            common.subscriptions.iter().map(|it| self.consumer(it, &connection)).collect();
         let (database, metrics) = (self.database.clone(), self.metrics.clone());
         let children = {
             let branch = branch.clone();
@@ -284,7 +272,8 @@ impl Node {
                     connection: connection.clone(),
                     metrics: metrics.clone(),
                 };
-                let keeper = |queue: &&'static str| {
+                let dead_letters = |consumer: &Consumer| {
+                    let queue = consumer.subscription.queue();
                     let actor_metrics =
                         actor_metrics(&format!("keeper/{queue}"), Some(PREFETCH.into()));
                     let (letters, connection) = (letters.clone(), connection.clone());
@@ -294,15 +283,16 @@ impl Node {
                         DeadLetterConsumer { queue, letters, connection },
                     )
                 };
-                let consumer = |NamedConsumer { name, consumer }: &NamedConsumer| {
+                let consumer = |consumer: &Consumer| {
+                    let queue = consumer.subscription.queue();
                     let capacity = Some(usize::from(consumer.prefetch));
-                    let actor_metrics = actor_metrics(&format!("intake/{name}"), capacity);
+                    let actor_metrics = actor_metrics(&format!("consumer/{queue}"), capacity);
                     Child::service(&actor_metrics, GRACE, consumer.clone())
                 };
                 Ok(tree([
                     vec![Child::service(&actor_metrics("link", None), GRACE, connection.clone())],
                     vec![Child::service(&actor_metrics("relay", Some(WINDOW)), GRACE, relay)],
-                    queues.iter().map(keeper).collect(),
+                    consumers.iter().map(dead_letters).collect(),
                     consumers.iter().map(consumer).collect(),
                 ]))
             }
@@ -310,22 +300,14 @@ impl Node {
         Child::supervisor(&branch, Strategy::RestForOne, self.policy, children)
     }
 
-    fn consumer(
-        &self,
-        name: &'static str,
-        queue: &'static str,
-        subscription: Subscription,
-        common: &Common,
-    ) -> NamedConsumer {
-        let consumer = Consumer {
-            queue,
-            subscription,
-            connection: common.connection.clone(),
+    fn consumer(&self, subscription: &AnySubscription, connection: &Connection) -> Consumer {
+        Consumer {
+            subscription: subscription.clone(),
+            connection: connection.clone(),
             prefetch: self.prefetch,
             max_attempts: self.max_attempts,
             metrics: self.metrics.clone(),
-        };
-        NamedConsumer { name, consumer }
+        }
     }
 
     fn resync(&self, copies: Copies) -> Child {
@@ -358,7 +340,7 @@ impl Node {
             database: self.database.clone(),
             health_monitor: common.health_monitor.clone(),
             broker: common.connection.watch(),
-            queues: common.queues.clone(),
+            queues: common.subscriptions.iter().map(AnySubscription::queue).collect(),
             registry: self.registry.clone(),
             metrics: self.metrics.clone(),
         };
@@ -387,12 +369,6 @@ impl Node {
 
 /// Of so many requests at once the inspector can tell which they are.
 const SERVER_SLOTS: usize = 64;
-
-/// An intake and its name.
-struct NamedConsumer {
-    name: &'static str,
-    consumer: Consumer,
-}
 
 /// Those without whom nobody could be told to go on again: administrators may only have them started afresh.
 fn needed(owners: Vec<Child>) -> Vec<Child> {

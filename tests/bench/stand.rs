@@ -176,7 +176,7 @@ impl Stand {
             OpenConnectionArguments::new("127.0.0.1", self.broker_port(), "guest", "guest");
         let connection = AmqpConnection::open(&arguments).await?;
         let channel = connection.open_channel(None).await?;
-        for queue in &topology::QUEUES {
+        for queue in topology::QUEUES.iter() {
             channel.queue_purge(QueuePurgeArguments::new(queue.name)).await?;
         }
         channel.close().await?;

@@ -90,8 +90,8 @@ fn is_followed(path: &str, awaited: &str, sources: &BTreeMap<&str, String>) -> b
         Some((receiver, function)) => (receiver.trim_end_matches(':'), function),
         None => ("", callee),
     };
-    match receiver {
-        "self" => in_source(path, function),
+    match receiver.rsplit('.').next().unwrap_or_default() {
+        "self" | "session" => in_source(path, function),
         "" => in_source(path, function) || in_source("actors/src/idempotency.rs", function),
         "reader" | "Reader" => in_source("persistence/src/outbox.rs", function),
         module => in_source(&format!("persistence/src/{module}.rs"), function),

@@ -74,7 +74,7 @@ async fn the_tree_holds_every_actor_of_the_node_and_none_of_another() {
     let admin = shop.admin().await;
     for (node, own, parts) in [
         (Node::Auth, "auth", &["users/0", "users/3", "passwords", "admission/0"][..]),
-        (Node::Catalog, "catalog", &["catalog/0", "customers/0", "broker/intake/stock"]),
+        (Node::Catalog, "catalog", &["catalog/0", "customers/0", "broker/consumer/stock.moved"]),
         (Node::Order, "order", &["orders/0", "broker/keeper/order.users", "broker/relay"]),
     ] {
         let tree = admin.get(node, "/admin/actors").await.expect(200);
@@ -153,7 +153,7 @@ async fn an_owner_is_measured_message_by_message() {
     assert!(passwords["messages"]["Verify"].as_i64() >= Some(1), "{passwords}");
     eventually(async || {
         let relay = find(&admin, Node::Order, "shop/order/broker/relay").await;
-        let intake = find(&admin, Node::Catalog, "shop/catalog/broker/intake/stock").await;
+        let intake = find(&admin, Node::Catalog, "shop/catalog/broker/consumer/stock.moved").await;
         let counts = [&relay, &intake].map(|it| it["messages"]["stock.moved"].clone());
         same(counts, [json!(5), json!(5)])
     })

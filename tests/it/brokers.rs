@@ -10,10 +10,9 @@ use amqprs::{
 use futures::FutureExt;
 use shop_messaging::{
     Broker, Bus, Deliveries, Delivery, Error, Message, Publisher, Rabbit, RabbitConfig,
-    topology::{
-        self, CATALOG_USERS, ORDER_USERS, PRODUCT_CREATED, STOCK_MOVED, UNDELIVERABLE, USER_EVENTS,
-    },
+    topology::{self, UNDELIVERABLE},
 };
+use shop_persistence::events::{CATALOG_USERS, ORDER_USERS};
 use shop_tests::rabbitmq::RabbitMq;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -26,6 +25,13 @@ use tokio::{
 use crate::shop::{eventually, same};
 
 const DELIVERY_LIMIT: u32 = 3;
+
+/// Queues without a fanout exchange.
+const PRODUCT_CREATED: &str = "product.created";
+const STOCK_MOVED: &str = "stock.moved";
+
+/// The fanout exchanges of the queues for users.
+const USER_EVENTS: [&str; 3] = ["user_created", "user_updated", "user_deleted"];
 
 macro_rules! promises {
     ($($promise:ident)*) => {
@@ -68,9 +74,9 @@ async fn what_is_published_arrives_and_is_confirmed(broker: Broker) {
     let (mut publisher, mut consumer) = open(&broker, PRODUCT_CREATED, 10).await;
     soon(publisher.publish(7, product(1))).await.unwrap();
     let delivery = soon(consumer.next()).await.unwrap();
-    assert_eq!((delivery.tries, &delivery.message), (0, &product(1)));
+    assert_eq!((delivery.delivery_count, &delivery.message), (0, &product(1)));
     soon(consumer.ack(delivery.tag)).await.unwrap();
-    assert_eq!(soon(publisher.settled()).await.unwrap(), [7]);
+    assert_eq!(soon(publisher.confirmed()).await.unwrap(), [7]);
     soon(publisher.close()).await;
     soon(consumer.close()).await;
 }
@@ -126,14 +132,14 @@ async fn a_retried_delivery_comes_again_first_and_counted(broker: Broker) {
     }
     for tries in 0..DELIVERY_LIMIT {
         let delivery = soon(consumer.next()).await.unwrap();
-        assert_eq!((number(&delivery), delivery.tries), (0, tries));
+        assert_eq!((number(&delivery), delivery.delivery_count), (0, tries));
         soon(consumer.retry(delivery.tag)).await.unwrap();
     }
     let delivery = soon(consumer.next()).await.unwrap();
-    assert_eq!((number(&delivery), delivery.tries), (0, DELIVERY_LIMIT));
+    assert_eq!((number(&delivery), delivery.delivery_count), (0, DELIVERY_LIMIT));
     soon(consumer.ack(delivery.tag)).await.unwrap();
     let behind = soon(consumer.next()).await.unwrap();
-    assert_eq!((number(&behind), behind.tries), (1, 0));
+    assert_eq!((number(&behind), behind.delivery_count), (1, 0));
 }
 
 async fn a_closed_consumers_deliveries_come_again(broker: Broker) {
@@ -160,7 +166,7 @@ async fn come_again_in_order(broker: &Broker) {
     let mut consumer = soon(broker.consume(PRODUCT_CREATED, 10)).await.unwrap();
     for n in 0..3 {
         let delivery = soon(consumer.next()).await.unwrap();
-        assert_eq!((number(&delivery), delivery.tries), (n, 1));
+        assert_eq!((number(&delivery), delivery.delivery_count), (n, 1));
     }
 }
 
@@ -207,7 +213,7 @@ async fn a_dead_letter_tells_when_and_after_how_many_tries_it_failed(broker: Bro
     for (n, tries) in [1, 2, DELIVERY_LIMIT + 1].into_iter().enumerate() {
         let letter = soon(dead.next()).await.unwrap();
         let dead_letter_meta = dead.dead_letter_meta(letter.tag);
-        assert_eq!(dead_letter_meta.tries, tries, "{dead_letter_meta:?}");
+        assert_eq!(dead_letter_meta.attempts, tries, "{dead_letter_meta:?}");
         let failed_at = dead_letter_meta.failed_at.unwrap();
         assert!(failed_at > since && failed_at <= shop_runtime::now(), "{dead_letter_meta:?}");
         assert_eq!(dead_letter_meta.headers["version"], n, "{dead_letter_meta:?}");
@@ -225,7 +231,7 @@ async fn a_dead_letter_tells_when_and_after_how_many_tries_it_failed(broker: Bro
         soon(dead.retry(letter.tag)).await.unwrap();
         let again = soon(dead.next()).await.unwrap();
         assert_eq!(dead.dead_letter_meta(again.tag).failed_at, dead_letter_meta.failed_at);
-        assert_eq!(dead.dead_letter_meta(again.tag).tries, tries);
+        assert_eq!(dead.dead_letter_meta(again.tag).attempts, tries);
         soon(dead.ack(again.tag)).await.unwrap();
     }
 }
@@ -237,7 +243,7 @@ async fn too_many_tries_end_among_the_dead_letters(broker: Broker) {
     }
     for tries in 0..=DELIVERY_LIMIT {
         let delivery = soon(consumer.next()).await.unwrap();
-        assert_eq!((number(&delivery), delivery.tries), (0, tries));
+        assert_eq!((number(&delivery), delivery.delivery_count), (0, tries));
         soon(consumer.retry(delivery.tag)).await.unwrap();
     }
     assert_eq!(number(&soon(consumer.next()).await.unwrap()), 1);
@@ -296,7 +302,7 @@ async fn what_is_settled_is_settled(broker: Broker) {
 
 async fn an_unknown_queue_is_refused(broker: Broker) {
     let error = soon(broker.consume("nobody.knows", 1)).await.unwrap_err();
-    assert!(matches!(error, Error::Unopened { .. }), "{error}");
+    assert!(matches!(error, Error::Connect { .. }), "{error}");
     assert!(error.to_string().contains("nobody.knows"), "{error}");
 }
 
@@ -304,9 +310,9 @@ async fn a_message_that_reaches_nobody_is_an_error(broker: Broker) {
     for lost in [to_queue("nobody.knows", 1), user_event("nobody.cares", 1)] {
         let mut publisher = soon(broker.publisher()).await.unwrap();
         soon(publisher.publish(1, lost)).await.unwrap();
-        let error = soon(publisher.settled()).await.unwrap_err();
+        let error = soon(publisher.confirmed()).await.unwrap_err();
         assert!(error.to_string().contains("nobody."), "{error}");
-        assert!(soon(publisher.settled()).await.is_err());
+        assert!(soon(publisher.confirmed()).await.is_err());
         assert!(soon(publisher.publish(2, product(2))).await.is_err());
     }
 }
@@ -346,7 +352,7 @@ async fn ten_thousand_pass_through_a_window(broker: Broker) {
                 publisher.publish(next, product(next)).await.unwrap();
                 next += 1;
             }
-            confirmed += publisher.settled().await.unwrap().len();
+            confirmed += publisher.confirmed().await.unwrap().len();
         }
         (publisher, start.elapsed())
     });
@@ -375,21 +381,21 @@ async fn the_bus_confirms_what_every_queue_is_done_with() {
     let (mut publisher, mut catalog) = open(&broker, CATALOG_USERS, 10).await;
     let mut order = broker.consume(ORDER_USERS, 10).await.unwrap();
     publisher.publish(1, user_event("user_created", 1)).await.unwrap();
-    assert!(publisher.settled().now_or_never().is_none());
+    assert!(publisher.confirmed().now_or_never().is_none());
     let delivery = catalog.next().await.unwrap();
     catalog.ack(delivery.tag).await.unwrap();
-    assert!(publisher.settled().now_or_never().is_none());
+    assert!(publisher.confirmed().now_or_never().is_none());
     let delivery = order.next().await.unwrap();
     order.dead_letter(delivery, "broken").await.unwrap();
-    assert!(publisher.settled().now_or_never().is_none(), "the bus alone has it now");
+    assert!(publisher.confirmed().now_or_never().is_none(), "the bus alone has it now");
     let mut dead = broker.consume(&topology::dead(ORDER_USERS), 10).await.unwrap();
     let letter = dead.next().await.unwrap();
     assert_eq!(letter.message.reason.as_deref(), Some("broken"));
     dead.retry(letter.tag).await.unwrap();
-    assert!(publisher.settled().now_or_never().is_none());
+    assert!(publisher.confirmed().now_or_never().is_none());
     let letter = dead.next().await.unwrap();
     dead.ack(letter.tag).await.unwrap();
-    assert_eq!(publisher.settled().await.unwrap(), [1]);
+    assert_eq!(publisher.confirmed().await.unwrap(), [1]);
     let mut none = broker.consume(&topology::dead(CATALOG_USERS), 10).await.unwrap();
     assert!(none.try_next().is_none());
 }
@@ -481,8 +487,8 @@ async fn a_cut_connection_ends_its_sessions_and_loses_nothing() {
         let delivery = soon(consumer.next()).await.unwrap();
         proxy.cut();
         let start = Instant::now();
-        assert!(soon(publisher.settled()).await.is_err());
-        assert!(soon(idle.settled()).await.is_err());
+        assert!(soon(publisher.confirmed()).await.is_err());
+        assert!(soon(idle.confirmed()).await.is_err());
         assert!(soon(consumer.next()).await.is_err());
         assert!(soon(consumer.ack(delivery.tag)).await.is_err());
         assert!(soon(publisher.publish(3, product(3))).await.is_err());
@@ -514,7 +520,7 @@ async fn an_unreadable_message_takes_no_other_with_it() {
                 continue;
             };
             while let Ok(delivery) = soon(consumer.next()).await {
-                assert!(delivery.tries <= 1, "{delivery:?}");
+                assert!(delivery.delivery_count <= 1, "{delivery:?}");
                 if number(&delivery) == expected && consumer.ack(delivery.tag).await.is_ok() {
                     expected += 1;
                 }
@@ -622,7 +628,7 @@ async fn open(broker: &Broker, queue: &str, prefetch: u16) -> (Publisher, Delive
 async fn settle(publisher: &mut Publisher, count: usize) -> Vec<i64> {
     let mut tickets = Vec::new();
     while tickets.len() < count {
-        tickets.extend(soon(publisher.settled()).await.unwrap());
+        tickets.extend(soon(publisher.confirmed()).await.unwrap());
     }
     tickets
 }

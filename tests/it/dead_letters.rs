@@ -194,7 +194,7 @@ async fn what_ended_its_owner_is_applied_once_the_bug_is_mended(shop: TestShop) 
     let mut stranger = Stranger::beside(&shop).await;
     stranger.publish("product.created", 1, &product(1_000_007, 1, 1)).await;
     let letter = dead_letters(&admin, Node::Order, 1).await.remove(0);
-    assert_eq!(letter["reason"], "it ended the owner of orders whenever it was tried");
+    assert_eq!(letter["reason"], "it crashed the actor orders at each attempt");
     assert_eq!(letter["tries"], 4, "once, and handed out again three times");
     let reason = "the message crashed the actor orders again";
     assert_eq!(redrive(&admin, &letter).await.expect(409)["detail"], reason);
@@ -289,7 +289,7 @@ async fn among_a_thousand(shop: &TestShop, stranger: &mut Stranger, poison: Mess
     }
     let mut confirmed = 0;
     while confirmed < count {
-        confirmed += stranger.publisher.settled().await.unwrap().len();
+        confirmed += stranger.publisher.confirmed().await.unwrap().len();
     }
     let mut database = shop.settings.database(Node::Order).await;
     eventually(async || {
@@ -331,7 +331,7 @@ async fn one_message_that_ends_its_owner_does_not_slow_a_thousand_healthy_ones(s
     let poison = message("product.created", Some(1), poison.as_bytes());
     among_a_thousand(&shop, &mut stranger, poison).await;
     let letters = dead_letters(&admin, Node::Order, 1).await;
-    assert_eq!(letters[0]["reason"], "it ended the owner of orders whenever it was tried");
+    assert_eq!(letters[0]["reason"], "it crashed the actor orders at each attempt");
     shop.close().await;
 }
 
@@ -364,7 +364,7 @@ async fn while_the_database_is_away_nothing_becomes_a_dead_letter(shop: TestShop
     .await;
     let back = format!("alter database {name} allow_connections true");
     sqlx::raw_sql(sqlx::AssertSqlSafe(back)).execute(&mut server).await.unwrap();
-    stranger.publisher.settled().await.unwrap();
+    stranger.publisher.confirmed().await.unwrap();
     let ordered = async || {
         let ordered = order_for(&admin, admin.id(), 1_000_003, 1).await;
         same(ordered.status.as_u16(), 201)

@@ -208,12 +208,11 @@ async fn one_trace_leads_from_the_request_to_the_consumer_on_another_node() {
     let traceparent = Some(traceparent);
     let broken = Message { traceparent, ..message("product.created", Some(1), b"{}") };
     stranger.publish(1, broken).await.unwrap();
-    stranger.settled().await.unwrap();
+    stranger.confirmed().await.unwrap();
     let refused = eventually(async || collector.way_to(&id, "shop-order: consume")).await;
     let status = refused[0].span.status.clone().unwrap();
     assert_eq!(status.code, 2);
-    let line =
-        eventually(async || line(&processes[2], "a message is parked among the dead letters"));
+    let line = eventually(async || line(&processes[2], "a message is dead-lettered"));
     let line = line.await;
     assert_eq!((&line["span"]["trace.id"], &line["reason"]), (&json!(id), &json!(status.message)));
     for process in processes {

@@ -1,47 +1,41 @@
 //! A session to consume one queue on RabbitMQ.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    mem,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::collections::{BTreeMap, HashSet};
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use amqprs::{
-    BasicProperties,
-    channel::{
-        BasicAckArguments, BasicCancelArguments, BasicConsumeArguments, BasicNackArguments,
-        BasicQosArguments, Channel, ConsumerMessage,
-    },
+use amqprs::BasicProperties;
+use amqprs::channel::{
+    BasicAckArguments, BasicCancelArguments, BasicConsumeArguments, BasicNackArguments,
+    BasicQosArguments, Channel, ConsumerMessage,
 };
-use tokio::{select, sync::mpsc::UnboundedReceiver};
-use tracing::info;
+use tokio::select;
+use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::{
-    Publisher, Rabbit, properties,
-    session::{Outcome, Session, within},
-};
-use crate::{
-    broker::{Delivery, Result},
-    dead_letters::DeadLetterMeta,
-    topology::DEAD_LETTERS,
-};
+use super::session::{Outcome, Session, within};
+use super::{Publisher, Rabbit, properties};
+use crate::message::{DeadLetterMeta, Delivery, Result};
+use crate::topology::DEAD_LETTERS;
 
-/// The queues whose last consumer broke off and nobody said why.
+/// The queues whose last consumer was disconnected without a reason from the broker.
 ///
-/// It may be a message that amqprs cannot read (text that is not UTF-8, say): it hangs up on it,
-/// and all that was handed out with it counts one more try. So the next consumer takes messages one
-/// by one, until it is past where that one could be, and only that one ever has too many tries.
+/// The cause may be a message that amqprs cannot decode, such as text that is not UTF-8: it closes the
+/// connection, and all deliveries of that session count one more attempt. The next consumer therefore
+/// takes messages one by one until it has passed that message, so that only this message reaches the
+/// delivery limit.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PoisonIsolation(Arc<Mutex<HashSet<String>>>);
 
 impl PoisonIsolation {
-    fn consider(&self, queue: &str, session: &Session) {
-        if session.broke_off() {
+    /// Isolates the messages of the queue if the session was disconnected.
+    fn observe(&self, queue: &str, session: &Session) {
+        if session.disconnected() {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.to_owned());
         }
     }
 
-    fn lift(&self, queue: &str) -> bool {
+    /// Whether the messages of the queue were isolated. They are no longer.
+    fn take(&self, queue: &str) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(queue)
     }
 }
@@ -52,12 +46,12 @@ pub struct Deliveries {
     rabbit: Rabbit,
     queue: String,
     prefetch: u16,
-    one_by_one: Option<u16>, // for so many more messages
+    one_by_one: Option<u16>, // the number of messages until the prefetch applies again
     session: Session,
     callback: ConsumerCallback,
-    early: Option<Delivery>, // came before the present subscription
+    early: Option<Delivery>, // arrived before the current AMQP consumer
     unacked: BTreeMap<u64, BasicProperties>,
-    dead_letters: Option<Publisher>, // once there are any
+    dead_letters: Option<Publisher>, // opened for the first one
 }
 
 #[derive(Debug)]
@@ -70,7 +64,7 @@ impl Deliveries {
     pub(super) async fn open(rabbit: &Rabbit, queue: &str, prefetch: u16) -> Result<Self> {
         let mut session = Session::open(&rabbit.config).await?;
         let prefetch = prefetch.max(1);
-        let one_by_one = rabbit.poison_isolation.lift(queue).then_some(prefetch);
+        let one_by_one = rabbit.poison_isolation.take(queue).then_some(prefetch);
         let width = if one_by_one.is_some() { 1 } else { prefetch };
         let prepared = async {
             rabbit.declare(&session.channel).await?;
@@ -79,7 +73,10 @@ impl Deliveries {
         match prepared.await {
             Ok(callback) => {
                 if one_by_one.is_some() {
-                    info!(queue, "taking messages one by one after a session that broke off");
+                    tracing::info!(
+                        queue,
+                        "the consumer takes messages one by one after a disconnect"
+                    );
                 }
                 Ok(Self {
                     rabbit: rabbit.clone(),
@@ -95,7 +92,7 @@ impl Deliveries {
             }
             Err(cause) => {
                 let refused = session.refused(cause);
-                rabbit.poison_isolation.consider(queue, &session);
+                rabbit.poison_isolation.observe(queue, &session);
                 Err(refused)
             }
         }
@@ -108,7 +105,7 @@ impl Deliveries {
             }
             let message = select! {
                 biased;
-                over = self.session.ended() => return Err(over),
+                error = self.session.ended() => return Err(error),
                 Some(message) = self.callback.deliveries.recv() => message,
             };
             if let Some(delivery) = self.accept(message) {
@@ -125,14 +122,15 @@ impl Deliveries {
         self.accept(message)
     }
 
-    /// amqprs promises that nothing is missing in `message`.
+    /// amqprs guarantees that no part of `message` is missing.
     fn accept(&mut self, message: ConsumerMessage) -> Option<Delivery> {
         let (deliver, properties) = (message.deliver?, message.basic_properties?);
         let (exchange, routing_key) = (deliver.exchange(), deliver.routing_key());
         let message = properties::read(&properties, exchange, routing_key, message.content?);
-        let (tag, tries) = (deliver.delivery_tag(), properties::tries(&properties));
+        let (tag, delivery_count) =
+            (deliver.delivery_tag(), properties::delivery_count(&properties));
         self.unacked.insert(tag, properties);
-        Some(Delivery { tag, tries, message: self.rabbit.plain(message) })
+        Some(Delivery { tag, delivery_count, message: self.rabbit.without_prefix(message) })
     }
 
     pub(crate) fn dead_letter_meta(&self, tag: u64) -> DeadLetterMeta {
@@ -147,21 +145,21 @@ impl Deliveries {
         self.session.check()?;
         if self.unacked.contains_key(&tag) {
             let ack = BasicAckArguments::new(tag, false);
-            self.session.judge(within(self.session.channel.basic_ack(ack)).await)?;
+            self.session.check_call(within(self.session.channel.basic_ack(ack)).await)?;
             self.unacked.remove(&tag);
-            self.gain_trust().await?;
+            self.leave_isolation().await?;
         }
         Ok(())
     }
 
-    /// Acknowledges up to what is not settled yet: RabbitMQ closes the channel over other tags.
+    /// Acknowledges up to the last unsettled delivery: RabbitMQ closes the channel for other tags.
     pub(crate) async fn ack_up_to(&mut self, tag: u64) -> Result<()> {
         self.session.check()?;
         if let Some((&last, _)) = self.unacked.range(..=tag).next_back() {
             let ack = BasicAckArguments::new(last, true);
-            self.session.judge(within(self.session.channel.basic_ack(ack)).await)?;
+            self.session.check_call(within(self.session.channel.basic_ack(ack)).await)?;
             self.unacked = self.unacked.split_off(&(last + 1));
-            self.gain_trust().await?;
+            self.leave_isolation().await?;
         }
         Ok(())
     }
@@ -170,47 +168,48 @@ impl Deliveries {
         self.session.check()?;
         if self.unacked.contains_key(&tag) {
             let nack = BasicNackArguments::new(tag, false, true);
-            self.session.judge(within(self.session.channel.basic_nack(nack)).await)?;
+            self.session.check_call(within(self.session.channel.basic_nack(nack)).await)?;
             self.unacked.remove(&tag);
         }
         Ok(())
     }
 
-    /// The copy goes by a connection of its own: when RabbitMQ is full it stops reading from those
-    /// that publish, and acknowledgements must not wait for that.
+    /// Publishes the copy on a connection of its own: RabbitMQ stops reading from publishing connections
+    /// when it is short of memory or disk, and acknowledgements must not wait for that.
     pub(crate) async fn dead_letter(&mut self, delivery: Delivery, reason: &str) -> Result<()> {
         self.session.check()?;
-        let Delivery { tag, tries, message } = delivery;
+        let Delivery { tag, delivery_count, message } = delivery;
         let Some(properties) = self.unacked.get(&tag) else { return Ok(()) };
         let exchange = self.rabbit.name(&message.exchange);
         let routing_key = self.rabbit.routing_key(&message.exchange, &message.routing_key);
-        let copy = properties::dead_letter(properties, &exchange, &routing_key, tries, reason);
+        let copy =
+            properties::dead_letter(properties, &exchange, &routing_key, delivery_count, reason);
         let mut publisher = match self.dead_letters.take() {
             Some(publisher) if publisher.is_open() => publisher,
             _ => Publisher::open(&self.rabbit).await?,
         };
         let (exchange, queue) = (self.rabbit.name(DEAD_LETTERS), self.rabbit.name(&self.queue));
         publisher.send(0, &exchange, &queue, copy, message.body).await?;
-        publisher.settled().await?;
+        publisher.confirmed().await?;
         self.dead_letters = Some(publisher);
         self.ack(tag).await
     }
 
-    /// After enough messages one by one, takes as many as the prefetch says again.
-    async fn gain_trust(&mut self) -> Result<()> {
+    /// Counts an acknowledged message. After enough messages one by one, the prefetch applies again.
+    async fn leave_isolation(&mut self) -> Result<()> {
         self.one_by_one = match self.one_by_one {
             Some(left) if left > 1 => Some(left - 1),
             Some(_) => {
                 let channel = &self.session.channel;
                 let queue = self.rabbit.name(&self.queue);
-                let widened = async {
+                let reopen = async {
                     self.callback.cancel(channel).await?;
                     ConsumerCallback::open(channel, &queue, self.prefetch).await
                 };
-                let outcome = widened.await;
-                let wide = self.session.judge(outcome)?;
-                let mut narrow = mem::replace(&mut self.callback, wide);
-                let early = narrow.deliveries.try_recv().ok(); // one at most
+                let outcome = reopen.await;
+                let callback = self.session.check_call(outcome)?;
+                let mut isolated = mem::replace(&mut self.callback, callback);
+                let early = isolated.deliveries.try_recv().ok(); // one at most
                 self.early = early.and_then(|message| self.accept(message));
                 None
             }
@@ -229,7 +228,7 @@ impl Deliveries {
 
 impl Drop for Deliveries {
     fn drop(&mut self) {
-        self.rabbit.poison_isolation.consider(&self.queue, &self.session);
+        self.rabbit.poison_isolation.observe(&self.queue, &self.session);
     }
 }
 

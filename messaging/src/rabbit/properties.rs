@@ -1,26 +1,23 @@
-//! A message's AMQP properties: written, read, and kept when it becomes a dead letter.
+//! The AMQP properties of a message: written, read, and copied to a dead letter.
 
 use amqprs::{BasicProperties, FieldName, FieldTable, FieldValue};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use shop_runtime::now;
 
-use crate::{
-    broker::Message,
-    dead_letters::{DeadLetterMeta, object},
-};
+use crate::message::{DeadLetterMeta, Message, object};
 
 const VERSION: &str = "version";
 const TRACEPARENT: &str = "traceparent";
 const REASON: &str = "reason";
 const FIRST_FAILURE: &str = "x-first-failure";
-const TRIES: &str = "x-tries";
+const ATTEMPTS: &str = "x-tries";
 const ORIGINAL_EXCHANGE: &str = "x-original-exchange";
 const ORIGINAL_ROUTING_KEY: &str = "x-original-routing-key";
 const ORIGINAL_USER_ID: &str = "x-original-user-id";
 
 const PERSISTENT: u8 = 2;
-const LONGEST_REASON: usize = 1024; // in bytes; all headers must fit in one frame
+const MAX_REASON: usize = 1024; // in bytes; all headers must fit in one frame
 
 /// The properties that `message` is published with.
 pub fn write(message: &Message) -> BasicProperties {
@@ -51,7 +48,7 @@ pub fn write(message: &Message) -> BasicProperties {
     properties
 }
 
-/// A message that came from `exchange` with `routing_key`; names still have their prefix.
+/// A message that arrived from `exchange` with `routing_key`. Names keep their prefix.
 pub fn read(
     properties: &BasicProperties,
     exchange: &str,
@@ -61,7 +58,7 @@ pub fn read(
     let headers = properties.headers();
     let text = |name| headers.and_then(|headers| text(get(headers, name)?));
     let (exchange, routing_key) = headers
-        .and_then(|headers| parked_from(headers).or_else(|| dead_lettered_from(headers)))
+        .and_then(|headers| original_route(headers).or_else(|| dead_lettered_from(headers)))
         .unwrap_or_else(|| (exchange.to_owned(), routing_key.to_owned()));
     Message {
         exchange,
@@ -76,30 +73,30 @@ pub fn read(
     }
 }
 
-/// How often the message was handed out before.
-pub fn tries(properties: &BasicProperties) -> u32 {
+/// How often the message was delivered before.
+pub fn delivery_count(properties: &BasicProperties) -> u32 {
     let count = properties.headers().and_then(|headers| integer(get(headers, "x-delivery-count")?));
     count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0)
 }
 
-/// The properties of the dead letter made of what came from `exchange` with `routing_key`.
+/// The properties of the dead letter of a message that arrived from `exchange` with `routing_key`.
 pub fn dead_letter(
     properties: &BasicProperties,
     exchange: &str,
     routing_key: &str,
-    tries: u32,
+    delivery_count: u32,
     reason: &str,
 ) -> BasicProperties {
     let mut headers = properties.headers().cloned().unwrap_or_default();
-    let reason = &reason[..reason.floor_char_boundary(LONGEST_REASON)];
+    let reason = &reason[..reason.floor_char_boundary(MAX_REASON)];
     set(&mut headers, REASON, reason.into());
     set(&mut headers, ORIGINAL_EXCHANGE, exchange.into());
     set(&mut headers, ORIGINAL_ROUTING_KEY, routing_key.into());
     if get(&headers, FIRST_FAILURE).is_none() {
         set(&mut headers, FIRST_FAILURE, now().to_string().into());
     }
-    set(&mut headers, TRIES, FieldValue::l(i64::from(tries) + 1));
-    // RabbitMQ would send copies to these, refuse another's user id, and let the copy expire.
+    set(&mut headers, ATTEMPTS, FieldValue::l(i64::from(delivery_count) + 1));
+    // RabbitMQ would send copies to CC and BCC, refuse the user id of another user, and expire the copy.
     for name in ["CC", "BCC"] {
         take(&mut headers, name);
     }
@@ -125,22 +122,22 @@ pub fn dead_letter(
     )
 }
 
-/// What a dead letter tells besides its message. RabbitMQ makes one itself of what was handed out again
-/// `delivery_limit` times.
+/// The metadata of a dead letter. RabbitMQ itself dead-letters a message after `delivery_limit`
+/// redeliveries, without the shop's headers.
 pub fn dead_letter_meta(properties: &BasicProperties, delivery_limit: u32) -> DeadLetterMeta {
     let headers = properties.headers();
     let header = |name| get(headers?, name);
     let death = headers.and_then(first_death);
     let failed_at = header(FIRST_FAILURE).or_else(|| get(death.as_ref()?, "time"));
-    let tries = match header(TRIES) {
-        Some(tries) => integer(tries).and_then(|tries| tries.try_into().ok()).unwrap_or(1),
+    let attempts = match header(ATTEMPTS) {
+        Some(attempts) => integer(attempts).and_then(|it| it.try_into().ok()).unwrap_or(1),
         None if death.is_some() => delivery_limit.saturating_add(1),
         None => 1,
     };
     DeadLetterMeta {
-        failed_at: failed_at.and_then(moment),
-        tries,
-        headers: headers.map(readable_table).unwrap_or_default(),
+        failed_at: failed_at.and_then(timestamp),
+        attempts,
+        headers: headers.map(json_table).unwrap_or_default(),
         properties: object([
             ("content_type", json!(properties.content_type())),
             ("content_encoding", json!(properties.content_encoding())),
@@ -150,7 +147,7 @@ pub fn dead_letter_meta(properties: &BasicProperties, delivery_limit: u32) -> De
             ("reply_to", json!(properties.reply_to())),
             ("expiration", json!(properties.expiration())),
             ("message_id", json!(properties.message_id())),
-            ("timestamp", properties.timestamp().map_or(Value::Null, readable_time)),
+            ("timestamp", properties.timestamp().map_or(Value::Null, json_time)),
             ("type", json!(properties.message_type())),
             ("user_id", json!(properties.user_id())),
             ("app_id", json!(properties.app_id())),
@@ -159,34 +156,34 @@ pub fn dead_letter_meta(properties: &BasicProperties, delivery_limit: u32) -> De
     }
 }
 
-fn readable_table(table: &FieldTable) -> Map<String, Value> {
+fn json_table(table: &FieldTable) -> Map<String, Value> {
     let fields = table.as_ref().iter();
-    fields.map(|(name, value)| (name.to_string(), readable(value))).collect()
+    fields.map(|(name, value)| (name.to_string(), json_value(value))).collect()
 }
 
-fn readable(value: &FieldValue) -> Value {
+fn json_value(value: &FieldValue) -> Value {
     match value {
         FieldValue::t(truth) => json!(truth),
-        FieldValue::T(seconds) => readable_time(*seconds),
+        FieldValue::T(seconds) => json_time(*seconds),
         FieldValue::f(number) => json!(number),
         FieldValue::d(number) => json!(number),
         FieldValue::D(number) => json!(number.to_string()),
         FieldValue::S(text) => json!(text.to_string()),
-        FieldValue::A(values) => Vec::from(values.clone()).iter().map(readable).collect(),
-        FieldValue::F(table) => readable_table(table).into(),
+        FieldValue::A(values) => Vec::from(values.clone()).iter().map(json_value).collect(),
+        FieldValue::F(table) => json_table(table).into(),
         FieldValue::x(bytes) => json!(String::from_utf8_lossy(&Vec::from(bytes.clone()))),
         FieldValue::V => Value::Null,
         number => json!(integer(number)),
     }
 }
 
-/// As RFC 3339 writes it, where the calendar reaches.
-fn readable_time(seconds: u64) -> Value {
+/// RFC 3339 if the calendar contains it, otherwise the number.
+fn json_time(seconds: u64) -> Value {
     let time = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
     time.map_or_else(|| json!(seconds), |time| json!(time))
 }
 
-fn moment(value: &FieldValue) -> Option<Timestamp> {
+fn timestamp(value: &FieldValue) -> Option<Timestamp> {
     match value {
         FieldValue::S(text) => text.as_ref().parse().ok(),
         FieldValue::T(seconds) => Timestamp::from_second((*seconds).try_into().ok()?).ok(),
@@ -194,12 +191,12 @@ fn moment(value: &FieldValue) -> Option<Timestamp> {
     }
 }
 
-/// Where a dead letter was published that we parked.
-fn parked_from(headers: &FieldTable) -> Option<(String, String)> {
+/// Where a message was published that the shop dead-lettered.
+fn original_route(headers: &FieldTable) -> Option<(String, String)> {
     Some((text(get(headers, ORIGINAL_EXCHANGE)?)?, text(get(headers, ORIGINAL_ROUTING_KEY)?)?))
 }
 
-/// Where a dead letter was published that RabbitMQ made of it, after too many tries.
+/// Where a message was published that RabbitMQ dead-lettered over the delivery limit.
 fn dead_lettered_from(headers: &FieldTable) -> Option<(String, String)> {
     let first = &first_death(headers)?;
     let FieldValue::A(keys) = get(first, "routing-keys")? else { return None };
@@ -207,7 +204,7 @@ fn dead_lettered_from(headers: &FieldTable) -> Option<(String, String)> {
     Some((text(get(first, "exchange")?)?, text(keys.first()?)?))
 }
 
-/// What RabbitMQ wrote when it made a dead letter of it, the first time.
+/// What RabbitMQ recorded when it first dead-lettered the message.
 fn first_death(headers: &FieldTable) -> Option<FieldTable> {
     let FieldValue::A(deaths) = get(headers, "x-death")? else { return None };
     let deaths: Vec<FieldValue> = deaths.clone().into();
@@ -227,7 +224,7 @@ fn take(table: &mut FieldTable, name: &str) {
     }
 }
 
-/// amqprs miscounts the table when a name is inserted twice, which breaks the connection.
+/// Inserting a name twice would break the connection: amqprs then counts the table's bytes wrong.
 fn set(table: &mut FieldTable, name: &str, value: FieldValue) {
     take(table, name);
     if let Ok(name) = FieldName::try_from(name) {
@@ -251,7 +248,7 @@ fn integer(value: &FieldValue) -> Option<i64> {
         FieldValue::I(n) => Some(n.into()),
         FieldValue::i(n) => Some(n.into()),
         FieldValue::l(n) => Some(n),
-        FieldValue::T(n) => n.try_into().ok(), // what some clients make of an unsigned integer
+        FieldValue::T(n) => n.try_into().ok(), // some clients send unsigned integers as timestamps
         _ => None,
     }
 }

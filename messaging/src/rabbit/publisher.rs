@@ -1,24 +1,19 @@
-//! A session to publish on RabbitMQ: a pipeline of messages, each in flight until confirmed.
+//! A session to publish on RabbitMQ: a pipeline of messages, each in flight until it is confirmed.
 
-use std::{collections::BTreeMap, future, mem};
+use std::collections::BTreeMap;
+use std::{future, mem};
 
-use amqprs::{
-    BasicProperties,
-    channel::{BasicPublishArguments, ConfirmSelectArguments},
-};
+use amqprs::BasicProperties;
+use amqprs::channel::{BasicPublishArguments, ConfirmSelectArguments};
 use futures::FutureExt;
-use tokio::{
-    select,
-    time::{Instant, sleep_until},
-};
+use tokio::select;
+use tokio::time::{Instant, sleep_until};
 
-use super::{
-    Rabbit, properties,
-    session::{Confirmation, PATIENCE, Session, within},
-};
-use crate::broker::{Message, Result};
+use super::session::{CALL_TIMEOUT, Confirmation, Session, within};
+use super::{Rabbit, properties};
+use crate::message::{Message, Result};
 
-const LONGEST_NAME: usize = 255; // in bytes; amqprs panics past it
+const MAX_NAME: usize = 255; // in bytes; amqprs panics over it
 
 /// A session to publish on.
 #[derive(Debug)]
@@ -45,22 +40,22 @@ impl Publisher {
         }
     }
 
-    pub(crate) async fn publish(&mut self, guard: i64, message: Message) -> Result<()> {
+    pub(crate) async fn publish(&mut self, id: i64, message: Message) -> Result<()> {
         let exchange = self.rabbit.name(&message.exchange);
         let routing_key = self.rabbit.routing_key(&message.exchange, &message.routing_key);
         let names =
             [Some(&exchange), Some(&routing_key), message.id.as_ref(), message.kind.as_ref()];
-        if names.into_iter().flatten().any(|name| name.len() > LONGEST_NAME) {
-            let cause = format!("message {:?} has a name of over {LONGEST_NAME} bytes", message.id);
+        if names.into_iter().flatten().any(|name| name.len() > MAX_NAME) {
+            let cause = format!("message {:?} has a name longer than {MAX_NAME} bytes", message.id);
             return Err(self.session.end(cause));
         }
-        self.send(guard, &exchange, &routing_key, properties::write(&message), message.body).await
+        self.send(id, &exchange, &routing_key, properties::write(&message), message.body).await
     }
 
-    /// Counts what it sends, as the server does: that is the tag.
+    /// Counts messages as the server does: the number is the tag of the confirmation.
     pub(super) async fn send(
         &mut self,
-        guard: i64,
+        id: i64,
         exchange: &str,
         routing_key: &str,
         properties: BasicProperties,
@@ -69,18 +64,18 @@ impl Publisher {
         self.session.check()?;
         let arguments = BasicPublishArguments::new(exchange, routing_key).mandatory(true).finish();
         let sent = within(self.session.channel.basic_publish(properties, body, arguments)).await;
-        self.session.judge(sent)?;
+        self.session.check_call(sent)?;
         self.last_tag += 1;
-        self.in_flight.insert(self.last_tag, (guard, Instant::now()));
+        self.in_flight.insert(self.last_tag, (id, Instant::now()));
         Ok(())
     }
 
-    pub(crate) async fn settled(&mut self) -> Result<Vec<i64>> {
+    pub(crate) async fn confirmed(&mut self) -> Result<Vec<i64>> {
         loop {
             let oldest = self.in_flight.first_key_value().map(|(_, (_, since))| *since);
             let overdue = async {
                 match oldest {
-                    Some(since) => sleep_until(since + PATIENCE).await,
+                    Some(since) => sleep_until(since + CALL_TIMEOUT).await,
                     None => future::pending().await,
                 }
             };
@@ -88,16 +83,16 @@ impl Publisher {
                 biased;
                 confirmation = self.session.event() => confirmation?,
                 () = overdue => {
-                    let cause = format!("no confirmation within {} s", PATIENCE.as_secs());
+                    let cause = format!("no confirmation within {} s", CALL_TIMEOUT.as_secs());
                     return Err(self.session.end(cause));
                 }
             };
-            let mut tickets = self.settle(&confirmation);
+            let mut ids = self.settle(&confirmation);
             while let Some(Ok(confirmation)) = self.session.event().now_or_never() {
-                tickets.extend(self.settle(&confirmation));
+                ids.extend(self.settle(&confirmation));
             }
-            if !tickets.is_empty() {
-                return Ok(tickets);
+            if !ids.is_empty() {
+                return Ok(ids);
             }
         }
     }
@@ -109,7 +104,7 @@ impl Publisher {
         } else {
             Vec::from_iter(self.in_flight.remove(&confirmation.tag))
         };
-        settled.into_iter().map(|(guard, _)| guard).collect()
+        settled.into_iter().map(|(id, _)| id).collect()
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -1,35 +1,32 @@
-//! One connection to RabbitMQ with one channel: opened, watched, closed.
+//! One connection to RabbitMQ with one channel.
 //!
-//! amqprs never reconnects and does not wait for confirms: it calls back. The callbacks only
-//! forward, and the channel's holds the one sender of `events`: when amqprs ends its tasks, for
-//! whatever reason, the receiver ends too, and with it the session.
+//! amqprs does not reconnect and reports confirms to callbacks. The callbacks forward them, and the
+//! channel's callback owns the only sender of `events`: when amqprs ends its tasks, for whatever reason,
+//! the receiver ends too, and the session with it.
 
-use std::{fmt, future::Future, time::Duration};
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
 
-use amqprs::{
-    Ack, BasicProperties, Cancel, Close, CloseChannel, Nack, Return,
-    callbacks::{ChannelCallback, ConnectionCallback},
-    channel::Channel,
-    connection::{Connection, OpenConnectionArguments},
-    error::Error as AmqpError,
-};
+use amqprs::callbacks::{ChannelCallback, ConnectionCallback};
+use amqprs::channel::Channel;
+use amqprs::connection::{Connection, OpenConnectionArguments};
+use amqprs::error::Error as AmqpError;
+use amqprs::{Ack, BasicProperties, Cancel, Close, CloseChannel, Nack, Return};
 use async_trait::async_trait;
 use secrecy::ExposeSecret;
-use tokio::{
-    sync::mpsc::{self, UnboundedReceiver, UnboundedSender, WeakUnboundedSender},
-    time::timeout,
-};
-use tracing::debug;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, WeakUnboundedSender};
+use tokio::time::timeout;
 
 use super::RabbitConfig;
-use crate::broker::{Error, Result};
+use crate::message::{Error, Result};
 
-/// How long the broker may take over anything; amqprs itself would wait for ever.
-pub const PATIENCE: Duration = Duration::from_secs(5);
-const FAREWELL: Duration = Duration::from_secs(2);
-const HEARTBEAT_SECONDS: u16 = 10; // amqprs spins at 1
+/// The maximum duration of a call and of a confirmation. amqprs has no timeout.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+const HEARTBEAT_SECONDS: u16 = 10; // with 1, amqprs loops without a pause
 
-/// Publishes that the broker took over: this one, or all up to it.
+/// The broker confirmed this message, or all up to it.
 #[derive(Debug)]
 pub struct Confirmation {
     pub tag: u64,
@@ -38,7 +35,7 @@ pub struct Confirmation {
 
 type Event = Outcome<Confirmation>;
 
-/// What a call comes to, or why it comes to nothing.
+/// The result of a call, or why it failed.
 pub type Outcome<T> = std::result::Result<T, String>;
 
 pub struct Session {
@@ -46,15 +43,15 @@ pub struct Session {
     connection: Connection,
     broker: String,
     events: UnboundedReceiver<Event>,
-    over: Option<Error>,
-    broke_off: bool,
+    error: Option<Error>,
+    disconnected: bool,
 }
 
 impl Session {
     /// Connects and opens a channel.
     pub async fn open(config: &RabbitConfig) -> Result<Self> {
         let broker = format!("rabbitmq at {}:{}", config.host, config.port);
-        let unopened = |cause| Error::Unopened { broker: broker.clone(), cause };
+        let connect_error = |cause| Error::Connect { broker: broker.clone(), cause };
         let RabbitConfig { host, port, user, password, vhost, connection_name, .. } = config;
         let arguments = OpenConnectionArguments::new(host, *port, user, password.expose_secret())
             .virtual_host(vhost)
@@ -62,76 +59,76 @@ impl Session {
             .heartbeat(HEARTBEAT_SECONDS)
             .finish();
         let connection =
-            within(Connection::open(&arguments)).await.map_err(refusal).map_err(unopened)?;
+            within(Connection::open(&arguments)).await.map_err(refusal).map_err(connect_error)?;
         let (sender, events) = mpsc::unbounded_channel();
         let on_connection = OnConnection(sender.downgrade());
-        within(connection.register_callback(on_connection)).await.map_err(unopened)?;
-        let channel = within(connection.open_channel(None)).await.map_err(unopened)?;
-        within(channel.register_callback(OnChannel(sender))).await.map_err(unopened)?;
-        debug!(broker, connection = %connection_name, "session opened");
-        Ok(Self { channel, connection, broker, events, over: None, broke_off: false })
+        within(connection.register_callback(on_connection)).await.map_err(connect_error)?;
+        let channel = within(connection.open_channel(None)).await.map_err(connect_error)?;
+        within(channel.register_callback(OnChannel(sender))).await.map_err(connect_error)?;
+        tracing::debug!(broker, connection = %connection_name, "a session is open");
+        Ok(Self { channel, connection, broker, events, error: None, disconnected: false })
     }
 
-    /// What happens next; an error from the end on. Cancel safe.
+    /// Waits for the next confirmation; an error after the end. Cancel safe.
     pub async fn event(&mut self) -> Result<Confirmation> {
         self.check()?;
         match self.events.recv().await {
             Some(Ok(confirmation)) => Ok(confirmation),
-            Some(Err(said)) => Err(self.over.insert(over(&self.broker, said)).clone()),
-            None => Err(self.end("the connection broke off".to_owned())),
+            Some(Err(cause)) => Err(self.error.insert(closed(&self.broker, cause)).clone()),
+            None => Err(self.end("the connection broke".to_owned())),
         }
     }
 
-    /// Why it ended; waits for that. Cancel safe.
+    /// Waits for the end of the session and returns its reason. Cancel safe.
     pub async fn ended(&mut self) -> Error {
         loop {
-            if let Err(over) = self.event().await {
-                return over;
+            if let Err(error) = self.event().await {
+                return error;
             }
         }
     }
 
-    /// The session is over: because of what the broker said, or else of `cause`.
+    /// Ends the session, for the reason that the broker gave or else for `cause`.
     pub fn end(&mut self, cause: String) -> Error {
-        if let Some(over) = &self.over {
-            return over.clone();
+        if let Some(error) = &self.error {
+            return error.clone();
         }
-        let said = std::iter::from_fn(|| self.events.try_recv().ok()).find_map(Event::err);
-        self.broke_off = said.is_none();
-        self.over.insert(over(&self.broker, said.unwrap_or(cause))).clone()
+        let reason = std::iter::from_fn(|| self.events.try_recv().ok()).find_map(Event::err);
+        self.disconnected = reason.is_none();
+        self.error.insert(closed(&self.broker, reason.unwrap_or(cause))).clone()
     }
 
-    /// A call that came to nothing ends the session.
-    pub fn judge<T>(&mut self, outcome: Outcome<T>) -> Result<T> {
+    /// Ends the session if the call failed.
+    pub fn check_call<T>(&mut self, outcome: Outcome<T>) -> Result<T> {
         outcome.map_err(|cause| self.end(cause))
     }
 
-    /// As [`end`](Self::end), for a session that was not in use yet.
+    /// As [`end`](Self::end), for a session that is not in use yet.
     pub fn refused(&mut self, cause: String) -> Error {
         match self.end(cause) {
-            Error::Over { broker, cause } => Error::Unopened { broker, cause },
-            unopened => unopened,
+            Error::Closed { broker, cause } => Error::Connect { broker, cause },
+            error => error,
         }
     }
 
-    /// An error if the session is known to be over.
+    /// Fails if the session has ended.
     pub fn check(&self) -> Result<()> {
-        self.over.clone().map_or(Ok(()), Err)
+        self.error.clone().map_or(Ok(()), Err)
     }
 
-    /// Whether it ended and the broker did not say why.
-    pub fn broke_off(&self) -> bool {
-        self.broke_off
+    /// Whether it ended without a reason from the broker.
+    pub fn disconnected(&self) -> bool {
+        self.disconnected
     }
 
     pub fn is_open(&self) -> bool {
-        self.over.is_none() && self.connection.is_open() && self.channel.is_open()
+        self.error.is_none() && self.connection.is_open() && self.channel.is_open()
     }
 
-    /// Says goodbye, and goes when nobody answers.
+    /// Closes the connection, with a timeout.
     pub async fn close(&mut self) {
-        let farewell = timeout(FAREWELL, self.connection.clone().close()).await;
-        debug!(broker = self.broker, answered = farewell.is_ok(), "session closed");
+        let closed = timeout(CLOSE_TIMEOUT, self.connection.clone().close()).await;
+        tracing::debug!(broker = self.broker, confirmed = closed.is_ok(), "a session is closed");
     }
 }
 
@@ -140,38 +137,38 @@ impl fmt::Debug for Session {
         f.debug_struct("Session")
             .field("broker", &self.broker)
             .field("connection", &self.connection.connection_name())
-            .field("over", &self.over)
+            .field("error", &self.error)
             .finish_non_exhaustive()
     }
 }
 
-fn over(broker: &str, cause: String) -> Error {
-    Error::Over { broker: broker.to_owned(), cause }
+fn closed(broker: &str, cause: String) -> Error {
+    Error::Closed { broker: broker.to_owned(), cause }
 }
 
-/// Waits for `call`, but not for ever.
+/// Runs `call` with a timeout.
 pub async fn within<T>(
     call: impl Future<Output = std::result::Result<T, AmqpError>>,
 ) -> Outcome<T> {
-    match timeout(PATIENCE, call).await {
-        Ok(outcome) => outcome.map_err(plainly),
-        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+    match timeout(CALL_TIMEOUT, call).await {
+        Ok(outcome) => outcome.map_err(cause),
+        Err(_) => Err(format!("no response within {} s", CALL_TIMEOUT.as_secs())),
     }
 }
 
-fn plainly(error: AmqpError) -> String {
+fn cause(error: AmqpError) -> String {
     match error {
         AmqpError::NetworkError(text) => text.trim_start_matches("network io error: ").to_owned(),
-        AmqpError::InternalChannelError(_) => "the connection broke off".to_owned(),
+        AmqpError::InternalChannelError(_) => "the connection broke".to_owned(),
         other => other.to_string(),
     }
 }
 
-/// RabbitMQ does not tell amqprs of a wrong password: it waits a moment and hangs up.
+/// RabbitMQ does not report a wrong password to amqprs: it closes the connection after a moment.
 fn refusal(cause: String) -> String {
-    let hung_up = ["peer shutdown", "interrupted", "reset by peer"];
-    if hung_up.iter().any(|sign| cause.contains(sign)) {
-        format!("it hung up, as it does when the user or the password is wrong ({cause})")
+    let closed = ["peer shutdown", "interrupted", "reset by peer"];
+    if closed.iter().any(|part| cause.contains(part)) {
+        format!("it closed the connection, as it does if the user or password is wrong ({cause})")
     } else {
         cause
     }
@@ -198,8 +195,8 @@ impl ConnectionCallback for OnConnection {
 struct OnChannel(UnboundedSender<Event>);
 
 impl OnChannel {
-    fn tell(&self, event: Event) {
-        self.0.send(event).ok(); // the session may be gone
+    fn forward(&self, event: Event) {
+        self.0.send(event).ok(); // fails if the session was dropped
     }
 }
 
@@ -210,12 +207,14 @@ impl ChannelCallback for OnChannel {
         _: &Channel,
         close: CloseChannel,
     ) -> std::result::Result<(), AmqpError> {
-        self.tell(Err(format!("it closed the channel: {}", close.reply_text())));
+        self.forward(Err(format!("it closed the channel: {}", close.reply_text())));
         Ok(())
     }
 
     async fn cancel(&mut self, _: &Channel, _: Cancel) -> std::result::Result<(), AmqpError> {
-        self.tell(Err("it cancelled the consumer, as it does when the queue is gone".to_owned()));
+        self.forward(Err(
+            "it cancelled the consumer, as it does when the queue is deleted".to_owned()
+        ));
         Ok(())
     }
 
@@ -224,11 +223,11 @@ impl ChannelCallback for OnChannel {
     }
 
     async fn publish_ack(&mut self, _: &Channel, ack: Ack) {
-        self.tell(Ok(Confirmation { tag: ack.delivery_tag(), multiple: ack.mutiple() }));
+        self.forward(Ok(Confirmation { tag: ack.delivery_tag(), multiple: ack.mutiple() }));
     }
 
     async fn publish_nack(&mut self, _: &Channel, nack: Nack) {
-        self.tell(Err(format!("it refused message {}", nack.delivery_tag())));
+        self.forward(Err(format!("it refused message {}", nack.delivery_tag())));
     }
 
     async fn publish_return(
@@ -238,10 +237,10 @@ impl ChannelCallback for OnChannel {
         _: BasicProperties,
         _: Vec<u8>,
     ) {
-        self.tell(Err(format!(
-            "no queue gets what goes to {:?} with {:?}: {}",
-            returned.exchange(),
+        self.forward(Err(format!(
+            "no queue receives {:?} from exchange {:?}: {}",
             returned.routing_key(),
+            returned.exchange(),
             returned.reply_text()
         )));
     }

@@ -90,7 +90,7 @@ impl Scenario {
             ..Message::default()
         };
         self.publisher.publish(self.visits, message).await?;
-        self.publisher.settled().await?;
+        self.publisher.confirmed().await?;
         self.dead_letters += 1;
         self.until_dead_lettered().await
     }
