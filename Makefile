@@ -1,7 +1,7 @@
 # Commands for users and developers. `make run` and `make test` install what is missing on Debian and
 # Ubuntu; the other targets expect the tools that CONTRIBUTING.md lists.
 
-.PHONY: help run test check format lint house docs test-one test-shard torture bench deny typos
+.PHONY: help run test check format lint house docs event-schemas test-one test-shard torture bench deny typos
 .DEFAULT_GOAL := help
 
 SHARD ?= 1
@@ -10,7 +10,7 @@ SECONDS ?= 60
 SEED ?= 7
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 run: ## start the shop: all three nodes in one process, until Ctrl-C
 	@exec sh scripts/run.sh
@@ -34,6 +34,9 @@ house: ## check the map, file and function sizes, and the language
 
 docs: ## build the API documentation of all crates; warnings are errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+event-schemas: ## write the JSON Schemas of the events to docs/events
+	SHOP_UPDATE_EVENT_SCHEMAS=1 cargo test --locked -p shop-tests --test it -- committed_schemas_equal
 
 test-one: ## run the tests whose names contain T: make test-one T=orders::
 	@exec sh scripts/test-one.sh "$(T)"

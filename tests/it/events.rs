@@ -1,12 +1,16 @@
 //! Events from outside and between the nodes: applied once, in order, whatever is repeated, late or broken.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 use shop_messaging::{Broker, Message, Publisher, topology};
+use shop_persistence::events::EVENTS;
 use shop_supervisor::Node;
 use shop_tests::rabbitmq::RabbitMq;
 use uuid::Uuid;
 
 use crate::dead_letters::{POISON, dead_letters};
+use crate::event_schemas::violations_of;
 use crate::shop::{Client, Over, Settings, TestShop, eventually, same};
 
 on_both_brokers! {
@@ -372,5 +376,63 @@ async fn with_auth_away_a_good_token_goes_on_working() {
     anna.get(Node::Catalog, "/api/v1/products").await.expect(200);
     anna.post(Node::Catalog, "/api/v1/category", json!({"name": "x"})).await.expect(403);
     shop.nobody().get(Node::Catalog, "/api/v1/products").await.expect(401);
+    shop.close().await;
+}
+
+/// Copies each appended event, because the relay deletes it from the outbox.
+const RECORD: &str = "
+    create table recorded (event text, body text);
+    create function record() returns trigger language plpgsql as
+        $$begin insert into recorded values (new.event, new.body); return null; end$$;
+    create trigger record after insert on outbox for each row execute function record()";
+
+#[tokio::test]
+async fn published_events_match_their_schemas() {
+    let shop = TestShop::start().await;
+    for node in Node::ALL {
+        let mut database = shop.settings.database(node).await;
+        sqlx::raw_sql(RECORD).execute(&mut database).await.unwrap();
+    }
+    let (admin, anna) = (shop.admin().await, shop.user("anna").await);
+    let teapot = admin.product(1990, 10).await;
+    let order = anna.order(&[(&teapot, 4)]).await.expect(201);
+    let item = json!({"order_item_id": order["items"][0]["id"], "quantity": 1});
+    anna.put(Node::Order, &format!("/update_order/{}", order["id"]), item).await.expect(200);
+    let path = format!("/api/v1/users/{}", anna.id());
+    let role = json!({"role": "ADMIN"});
+    admin.put(Node::Auth, &format!("{path}/role"), role).await.expect(200);
+    admin.delete(Node::Auth, &path).await.expect(200);
+
+    let mut published = BTreeSet::new();
+    for node in Node::ALL {
+        let mut database = shop.settings.database(node).await;
+        let recorded = sqlx::query_as("select event, body from recorded").fetch_all(&mut database);
+        let recorded: Vec<(String, String)> = recorded.await.unwrap();
+        for (event, body) in recorded {
+            let body: Value = serde_json::from_str(&body).unwrap();
+            let violations = violations_of(&event, &body);
+            assert!(violations.is_empty(), "{event} {body}: {violations:#?}");
+            published.insert(event);
+        }
+    }
+    let declared: BTreeSet<String> = EVENTS.iter().map(|event| event.name.to_owned()).collect();
+    assert_eq!(published, declared, "publish each event in this test");
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn every_queue_has_a_consumer_on_one_node() {
+    let shop = TestShop::start().await;
+    let admin = shop.admin().await;
+    for queue in topology::QUEUES.iter() {
+        let mut consumers = vec![];
+        for node in Node::ALL {
+            let path = format!("shop/{}/broker/consumer/{}", node.name(), queue.name);
+            if admin.get(node, &format!("/admin/actors/{path}")).await.status.as_u16() == 200 {
+                consumers.push(path);
+            }
+        }
+        assert_eq!(consumers.len(), 1, "consumers of {}: {consumers:?}", queue.name);
+    }
     shop.close().await;
 }
