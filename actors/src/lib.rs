@@ -35,17 +35,6 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Checks the role: only an administrator may continue.
-    ///
-    /// # Errors
-    /// [`Error::Forbidden`] for anyone else.
-    pub fn must_be_admin(&self) -> Result<()> {
-        match self.role {
-            Role::Admin => Ok(()),
-            Role::User => Err(Error::Forbidden("only an administrator may do this")),
-        }
-    }
-
     /// Checks ownership: only this user or an administrator may continue.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::Json as Answer;
 use axum::extract::State;
-use axum::http::{HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing;
@@ -32,13 +32,13 @@ use utoipa::{IntoParams, OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::auth::{Admin, Watch};
+use crate::auth::{Access, Authenticator, Routes, bearer};
 use crate::body::{BrokenRules, OrEmpty, Path, Query};
+use crate::context::{Authenticated, RequestContext};
 use crate::health::{Health, NodeState};
 use crate::idempotency::{Idempotent, IdempotentResponse, KeyHeader};
 use crate::pages::{Limit, link};
 use crate::problem::{Failure, Problem, Result};
-use crate::server::RequestId;
 
 /// At most so many watch the stream at once.
 const WATCHERS: usize = 64;
@@ -57,19 +57,26 @@ pub struct Actors {
     pub vitals: Health,
     /// Ends the streams.
     pub closing: CancellationToken,
+    authenticator: Authenticator,
     watchers: Arc<Semaphore>,
 }
 
 impl Actors {
     /// The actors that this inspector shows.
     pub fn new(
-        registry: ActorRegistry,
-        audit: Addr<audit::Msg>,
-        vitals: Health,
-        closing: CancellationToken,
+        health: &Health,
+        audit: &Addr<audit::Msg>,
+        authenticator: &Authenticator,
+        closing: &CancellationToken,
     ) -> Actors {
-        let watchers = Arc::new(Semaphore::new(WATCHERS));
-        Actors { registry, audit, vitals, closing, watchers }
+        Actors {
+            registry: health.registry.clone(),
+            audit: audit.clone(),
+            vitals: health.clone(),
+            closing: closing.clone(),
+            authenticator: authenticator.clone(),
+            watchers: Arc::new(Semaphore::new(WATCHERS)),
+        }
     }
 }
 
@@ -79,14 +86,14 @@ impl Actors {
 struct Below;
 
 /// The routes of a node's actors.
-pub fn routes(actors: Actors) -> OpenApiRouter {
-    OpenApiRouter::with_openapi(Below::openapi())
+pub fn routes(actors: Actors) -> Routes {
+    let admin = OpenApiRouter::with_openapi(Below::openapi())
         .routes(routes!(list))
         .routes(routes!(stream))
         .routes(routes!(history))
         .routes(routes!(node))
-        .route("/admin/actors/{*path}", routing::get(find).post(act))
-        .with_state(actors)
+        .route("/admin/actors/{*path}", routing::get(find).post(act));
+    vec![(Access::Admin, admin.with_state(actors))]
 }
 
 /// Which actors to list, and how.
@@ -155,7 +162,6 @@ type Next = Option<[(HeaderName, String); 1]>;
 )]
 async fn list(
     State(actors): State<Actors>,
-    _: Admin,
     Query(which): Query<Which>,
 ) -> Result<(Next, Answer<Shown>)> {
     let Which { flat, sort, limit, cursor } = which;
@@ -196,11 +202,7 @@ fn page(
     params(("path" = String, Path, description = "with its slashes", example = "shop/order/edge")),
     responses((status = 200, body = Details), (status = "default", response = Problem))
 )]
-async fn find(
-    State(actors): State<Actors>,
-    _: Admin,
-    Path(path): Path<String>,
-) -> Result<Answer<Details>> {
+async fn find(State(actors): State<Actors>, Path(path): Path<String>) -> Result<Answer<Details>> {
     Ok(Answer(actors.registry.details(path.trim_matches('/')).await?))
 }
 
@@ -239,8 +241,8 @@ fn some_reason(text: Option<String>) -> Result<Option<String>, InvalidValue> {
 )]
 async fn act(
     State(actors): State<Actors>,
-    Admin(caller): Admin,
-    RequestId(request_id): RequestId,
+    Authenticated(caller): Authenticated,
+    context: RequestContext,
     Path(path): Path<String>,
     Idempotent(named, OrEmpty(Why { reason })): Idempotent<OrEmpty<Why>>,
 ) -> Result<IdempotentResponse<AuditEntry>> {
@@ -260,7 +262,7 @@ async fn act(
         action: action.to_string(),
         actor: path.to_owned(),
         reason: reason.unwrap_or_default(),
-        request_id: request_id.to_string(),
+        request_id: context.id.to_string(),
     };
     let (allowed, key) = (
         actor_metrics.check_allowed(action).map_err(Error::from),
@@ -289,7 +291,7 @@ struct Histories {
     get, path = "/admin/history", tag = "operations",
     responses((status = 200, body = Histories), (status = "default", response = Problem))
 )]
-async fn history(State(actors): State<Actors>, _: Admin) -> Answer<Histories> {
+async fn history(State(actors): State<Actors>) -> Answer<Histories> {
     let actors = actors.registry.history();
     Answer(Histories { interval_seconds: 1, ends_at: now(), actors })
 }
@@ -308,7 +310,7 @@ struct Node {
     get, path = "/admin/node", tag = "operations",
     responses((status = 200, body = Node), (status = "default", response = Problem))
 )]
-async fn node(State(actors): State<Actors>, _: Admin) -> Answer<Node> {
+async fn node(State(actors): State<Actors>) -> Answer<Node> {
     let state = actors.vitals.state().await;
     Answer(Node { state, actors: actors.registry.actors() })
 }
@@ -321,14 +323,16 @@ async fn node(State(actors): State<Actors>, _: Admin) -> Answer<Node> {
         (status = "default", response = Problem)
     )
 )]
-async fn stream(State(actors): State<Actors>, watch: Watch) -> Result<Response> {
+async fn stream(State(actors): State<Actors>, headers: HeaderMap) -> Result<Response> {
+    let token = bearer(&headers).unwrap_or_default().to_owned();
     let place = actors.watchers.clone().try_acquire_owned();
     let place = place.map_err(|_| Error::Overloaded("stream of actors".into()))?;
     let mut second = interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let watcher = Watcher {
         registry: actors.registry,
-        watch,
+        authenticator: actors.authenticator,
+        token,
         second,
         ticks: 0,
         hasher: RandomState::new(),
@@ -356,7 +360,8 @@ fn events(events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static
 /// Somebody who watches the actors change.
 struct Watcher {
     registry: ActorRegistry,
-    watch: Watch,
+    authenticator: Authenticator,
+    token: String,
     second: Interval,
     ticks: u64,
     hasher: RandomState,
@@ -370,7 +375,9 @@ impl Watcher {
     async fn next(&mut self) -> Option<Event> {
         self.second.tick().await;
         self.ticks += 1;
-        if self.ticks.is_multiple_of(TRUSTED_TICKS) && !self.watch.goes_on().await {
+        if self.ticks.is_multiple_of(TRUSTED_TICKS)
+            && !self.authenticator.is_still_admin(&self.token).await
+        {
             return None;
         }
         let mut changed = vec![];

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request};
 use axum::http::{HeaderValue, StatusCode, header};
 use deserr::{
     DeserializeError, Deserr, ErrorKind, IntoValue, MergeWithError, ValueKind, ValuePointerRef,
 };
 use shop_persistence::{FieldError, InvalidValue};
 
+use crate::context::RequestContext;
 use crate::problem::Failure;
-use crate::server::RequestContext;
 
 /// How long a client may take to send its body.
 const BODY_PATIENCE: Duration = Duration::from_secs(15);
@@ -77,7 +77,10 @@ impl<S: Send + Sync> FromRequest<S> for NoBody {
 
 /// The whole body, within the limits of size and time.
 pub async fn read(mut request: Request, state: &(impl Send + Sync)) -> Result<Bytes, Failure> {
-    RequestContext::limit(&mut request);
+    // A request that an extractor made of a part of another has no context and no limit.
+    if let Ok(context) = RequestContext::of(request.extensions()) {
+        DefaultBodyLimit::max(context.limits.body_bytes).apply(&mut request);
+    }
     match tokio::time::timeout(BODY_PATIENCE, Bytes::from_request(request, state)).await {
         Ok(body) => Ok(body?),
         Err(_) => {

@@ -16,7 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::auth::{Admin, Authenticated};
+use crate::auth::{Access, Routes};
 use crate::body::{BrokenRules, Json, Query};
 use crate::idempotency::{Idempotent, IdempotentResponse, KeyHeader};
 use crate::pages::{ListQuery, Paging};
@@ -33,14 +33,16 @@ pub struct Catalog {
 }
 
 /// The catalog node's routes.
-pub fn routes(catalog: Catalog) -> OpenApiRouter {
-    OpenApiRouter::new()
-        .routes(routes!(add_category))
+pub fn routes(catalog: Catalog) -> Routes {
+    let user = OpenApiRouter::new()
         .routes(routes!(list_categories))
-        .routes(routes!(add_product))
         .routes(routes!(list_products))
-        .routes(routes!(list_products_of))
-        .with_state(catalog)
+        .routes(routes!(list_products_of));
+    let admin = OpenApiRouter::new().routes(routes!(add_category)).routes(routes!(add_product));
+    vec![
+        (Access::User, user.with_state(catalog.clone())),
+        (Access::Admin, admin.with_state(catalog)),
+    ]
 }
 
 /// A category to add.
@@ -64,7 +66,6 @@ struct AddCategory {
 )]
 async fn add_category(
     State(Catalog { catalog, .. }): State<Catalog>,
-    _: Admin,
     Idempotent(named, Json(AddCategory { name, parent_id })): Idempotent<Json<AddCategory>>,
 ) -> Result<IdempotentResponse<Category>> {
     let new = NewCategory { name, parent_id: parent_id.filter(|id| *id != 0) };
@@ -82,7 +83,6 @@ async fn add_category(
 )]
 async fn list_categories(
     State(Catalog { lists, .. }): State<Catalog>,
-    _: Authenticated,
     asked: ListQuery<CategoryCursor>,
 ) -> Result<Response> {
     let fetch = move |part| lists.clone().page(List::Categories(part));
@@ -117,7 +117,6 @@ struct AddProduct {
 )]
 async fn add_product(
     State(Catalog { catalog, .. }): State<Catalog>,
-    _: Admin,
     Idempotent(named, Json(new)): Idempotent<Json<AddProduct>>,
 ) -> Result<IdempotentResponse<Product>> {
     let AddProduct { name, price, quantity, category_id } = new;
@@ -136,7 +135,6 @@ async fn add_product(
 )]
 async fn list_products(
     State(Catalog { lists, .. }): State<Catalog>,
-    _: Authenticated,
     asked: ListQuery<ProductId>,
 ) -> Result<Response> {
     let fetch = move |part| lists.clone().page(List::Products(part));
@@ -160,7 +158,6 @@ struct WhichCategory {
 )]
 async fn list_products_of(
     State(Catalog { lists, .. }): State<Catalog>,
-    _: Authenticated,
     Query(WhichCategory { id }): Query<WhichCategory>,
     asked: ListQuery<ProductId>,
 ) -> Result<Response> {

@@ -20,11 +20,11 @@ use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::auth::Admin;
+use crate::auth::{Access, Routes};
 use crate::body::{Path, read};
 use crate::client;
+use crate::context::RequestContext;
 use crate::problem::{Failure, Problem, Result};
-use crate::server::RequestId;
 
 /// How long a node may take to tell how it fares.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -87,17 +87,17 @@ impl Peer {
 struct Below;
 
 /// Where to sign in, from any node: open to all.
-pub fn door(cluster: Cluster) -> OpenApiRouter {
-    OpenApiRouter::new().routes(routes!(sign_in)).with_state(cluster)
+pub fn sign_in_routes(cluster: Cluster) -> Routes {
+    vec![(Access::Anyone, OpenApiRouter::new().routes(routes!(sign_in)).with_state(cluster))]
 }
 
 /// The routes of the cluster, the same on every node. A stream that is passed on ends when the edge is `closing`.
-pub fn routes(cluster: Cluster, closing: CancellationToken) -> OpenApiRouter {
+pub fn routes(cluster: Cluster, closing: CancellationToken) -> Routes {
     let cluster = Cluster { closing, ..cluster };
-    OpenApiRouter::with_openapi(Below::openapi())
+    let admin = OpenApiRouter::with_openapi(Below::openapi())
         .routes(routes!(actors))
-        .route("/admin/cluster/{peer}/{*path}", routing::get(look).post(pass_on))
-        .with_state(cluster)
+        .route("/admin/cluster/{peer}/{*path}", routing::get(look).post(pass_on));
+    vec![(Access::Admin, admin.with_state(cluster))]
 }
 
 /// A node or replica of the cluster.
@@ -124,7 +124,7 @@ struct Member {
     get, path = "/admin/cluster/actors", tag = "operations",
     responses((status = 200, body = Vec<Member>), (status = "default", response = Problem))
 )]
-async fn actors(State(cluster): State<Cluster>, _: Admin, request: Request) -> Answer<Vec<Member>> {
+async fn actors(State(cluster): State<Cluster>, request: Request) -> Answer<Vec<Member>> {
     let token = request.headers().get(header::AUTHORIZATION).cloned();
     let asked = cluster.peers.iter().map(|peer| ask(&cluster, peer, token.clone()));
     Answer(join_all(asked).await)
@@ -177,12 +177,11 @@ fn why(error: &reqwest::Error) -> String {
 )]
 async fn look(
     State(cluster): State<Cluster>,
-    _: Admin,
-    id: RequestId,
+    context: RequestContext,
     Path((peer, path)): Path<(String, String)>,
     request: Request,
 ) -> Result<Response> {
-    forward(&cluster, &peer, &path, id, request).await
+    forward(&cluster, &peer, &path, &context.id, request).await
 }
 
 /// Has a node do something with one of its actors.
@@ -196,12 +195,11 @@ async fn look(
 )]
 async fn pass_on(
     State(cluster): State<Cluster>,
-    _: Admin,
-    id: RequestId,
+    context: RequestContext,
     Path((peer, path)): Path<(String, String)>,
     request: Request,
 ) -> Result<Response> {
-    forward(&cluster, &peer, &path, id, request).await
+    forward(&cluster, &peer, &path, &context.id, request).await
 }
 
 /// What is passed on of a request, besides its body.
@@ -222,7 +220,7 @@ async fn forward(
     cluster: &Cluster,
     peer: &str,
     path: &str,
-    RequestId(id): RequestId,
+    request_id: &str,
     request: Request,
 ) -> Result<Response> {
     let peer = cluster.peer(peer)?;
@@ -243,7 +241,7 @@ async fn forward(
             onward = onward.header(name, value);
         }
     }
-    onward = onward.header("x-request-id", &*id);
+    onward = onward.header("x-request-id", request_id);
     if path != "actors/stream" {
         onward = onward.timeout(LONG_PATIENCE);
     }
@@ -288,7 +286,7 @@ fn passed_back(
 )]
 async fn sign_in(
     State(cluster): State<Cluster>,
-    RequestId(id): RequestId,
+    context: RequestContext,
     request: Request,
 ) -> Result<Response> {
     let mut onward = cluster.client.post(&cluster.sign_in_url).timeout(LONG_PATIENCE);
@@ -296,7 +294,7 @@ async fn sign_in(
         onward = onward.header(header::CONTENT_TYPE, value);
     }
     let body = read(request, &()).await?;
-    let onward = onward.header("x-request-id", &*id).body(body);
+    let onward = onward.header("x-request-id", &*context.id).body(body);
     let answer = client::send(onward, "sign in").await;
     Ok(passed_back(answer, &cluster.sign_in_url, &cluster.closing)?)
 }

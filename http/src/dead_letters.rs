@@ -15,19 +15,19 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::auth::Admin;
+use crate::auth::{Access, Routes};
 use crate::body::{NoBody, Path, Query};
 use crate::idempotency::{Idempotent, IdempotentResponse, KeyHeader};
 use crate::pages::{ListQuery, Page, Paging};
 use crate::problem::{Problem, Result};
 
 /// The routes of a node's dead letters.
-pub fn routes(letters: Addr<Msg>) -> OpenApiRouter {
-    OpenApiRouter::new()
+pub fn routes(letters: Addr<Msg>) -> Routes {
+    let admin = OpenApiRouter::new()
         .routes(routes!(list))
         .routes(routes!(find, drop))
-        .routes(routes!(redrive))
-        .with_state(letters)
+        .routes(routes!(redrive));
+    vec![(Access::Admin, admin.with_state(letters))]
 }
 
 /// Which dead letters to list.
@@ -48,7 +48,6 @@ struct Which {
 )]
 async fn list(
     State(letters): State<Addr<Msg>>,
-    _: Admin,
     Query(Which { queue }): Query<Which>,
     asked: ListQuery<DeadLetterCursor>,
 ) -> Result<Response> {
@@ -76,7 +75,6 @@ async fn list(
 )]
 async fn find(
     State(letters): State<Addr<Msg>>,
-    _: Admin,
     Path(id): Path<DeadLetterId>,
 ) -> Result<Answer<DeadLetter>> {
     Ok(Answer(letters.ask((), |reply| Msg::Find(id, reply)).await?))
@@ -92,7 +90,6 @@ async fn find(
 )]
 async fn redrive(
     State(letters): State<Addr<Msg>>,
-    _: Admin,
     Path(id): Path<DeadLetterId>,
     Idempotent(named, NoBody): Idempotent<NoBody>,
 ) -> Result<IdempotentResponse<Confirmation>> {
@@ -109,7 +106,6 @@ async fn redrive(
 )]
 async fn drop(
     State(letters): State<Addr<Msg>>,
-    _: Admin,
     Path(id): Path<DeadLetterId>,
     Idempotent(named, NoBody): Idempotent<NoBody>,
 ) -> Result<IdempotentResponse<Confirmation>> {

@@ -1,8 +1,5 @@
 //! Idempotency keys: a request that names itself may be repeated, and is done once.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
@@ -10,7 +7,6 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use shop_actors::Caller;
 use shop_actors::idempotency::{IdempotencyKey, Replayable};
 use shop_persistence::idempotency::{Answer, Key};
 use shop_persistence::{Error, Result};
@@ -18,9 +14,8 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::body::read;
-use crate::keys::FingerprintKey;
+use crate::context::RequestContext;
 use crate::problem::{Failure, PROBLEM_JSON};
-use crate::server::RequestContext;
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -28,24 +23,14 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// A key is at most so long.
 const LONGEST: usize = 255;
 
-/// How requests with a key are told from each other, and how long their answers are kept.
-#[derive(Debug, Clone)]
-pub struct Idempotency {
-    /// Tells requests from each other.
-    pub fingerprints: Arc<FingerprintKey>,
-    /// How long a response is stored.
-    pub retention: Duration,
-}
-
-impl Idempotency {
-    /// The key of a request that gives itself this name.
-    fn key(&self, parts: &Parts, name: String, body: &[u8]) -> Result<Key> {
-        let caller = parts.extensions.get::<Caller>().map_or(Uuid::nil(), |caller| caller.id);
-        let mut request = format!("{} {}\n", parts.method, parts.uri.path()).into_bytes();
-        request.extend_from_slice(body);
-        let fingerprint = self.fingerprints.fingerprint(&request)?;
-        Ok(Key { caller, name, fingerprint, retention: self.retention })
-    }
+/// The key of a request with this name. Each caller has keys of their own.
+fn key(parts: &Parts, name: String, body: &[u8]) -> Result<Key> {
+    let RequestContext { caller, idempotency, .. } = RequestContext::of(&parts.extensions)?;
+    let caller = caller.as_ref().map_or(Uuid::nil(), |caller| caller.id);
+    let mut request = format!("{} {}\n", parts.method, parts.uri.path()).into_bytes();
+    request.extend_from_slice(body);
+    let fingerprint = idempotency.fingerprints.fingerprint(&request)?;
+    Ok(Key { caller, name, fingerprint, retention: idempotency.retention })
 }
 
 /// The name that a request gives itself, if any.
@@ -97,7 +82,7 @@ impl<S: Send + Sync, B: FromRequest<S, Rejection = Failure>> FromRequest<S> for 
             return Ok(Idempotent(Named(None), body));
         };
         let bytes = read(Request::from_parts(parts.clone(), body), state).await?;
-        let key = RequestContext::of(&parts)?.idempotency.key(&parts, name, &bytes)?;
+        let key = key(&parts, name, &bytes)?;
         let request = Request::from_parts(parts, Body::from(bytes));
         Ok(Idempotent(Named(Some(key)), B::from_request(request, state).await?))
     }

@@ -8,11 +8,13 @@ mod body;
 mod catalog;
 mod client;
 mod cluster;
+mod context;
 mod dead_letters;
 mod docs;
 mod health;
 mod idempotency;
 mod keys;
+mod middleware;
 mod orders;
 mod pages;
 mod peers;
@@ -22,23 +24,24 @@ mod resync;
 mod server;
 mod snapshot;
 mod users;
+mod verification;
 
-pub use auth::{Authenticator, RemoteVerifier};
+pub use auth::Authenticator;
 pub use catalog::Catalog;
 pub use cluster::Cluster;
+pub use context::{Idempotency, Limits};
 pub use health::Health;
-pub use idempotency::Idempotency;
 pub use keys::{Algorithm, Keys, UserTokenKey};
 pub use pages::Page;
 pub use peers::Peers;
 pub use response_cache::ResponseCache;
 pub use resync::{Copies, Resync};
-pub use server::{HttpServer, Limits, Shutdown};
+pub use server::{HttpServer, Shutdown};
 pub use snapshot::SnapshotApi;
 pub use users::Auth;
+pub use verification::RemoteVerifier;
 
 use shop_runtime::Addr;
-use utoipa_axum::router::OpenApiRouter;
 
 /// What a node's clients may call, and whom it asks.
 #[derive(Clone, Debug)]
@@ -52,7 +55,7 @@ pub enum Api {
 }
 
 impl Api {
-    fn routes(self) -> OpenApiRouter {
+    fn routes(self) -> auth::Routes {
         match self {
             Api::Auth(auth) => users::routes(auth),
             Api::Catalog(catalog) => catalog::routes(catalog),

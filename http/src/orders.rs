@@ -14,18 +14,19 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::auth::Authenticated;
+use crate::auth::{Access, Routes};
 use crate::body::{BrokenRules, Json, Path, uuid};
+use crate::context::Authenticated;
 use crate::idempotency::{Idempotent, IdempotentResponse, KeyHeader};
 use crate::problem::{Problem, Result};
 
 /// The order node's routes.
-pub fn routes(orders: Addr<Msg>) -> OpenApiRouter {
-    OpenApiRouter::new()
+pub fn routes(orders: Addr<Msg>) -> Routes {
+    let user = OpenApiRouter::new()
         .routes(routes!(place))
         .routes(routes!(find))
-        .routes(routes!(set_quantity))
-        .with_state(orders)
+        .routes(routes!(set_quantity));
+    vec![(Access::User, user.with_state(orders))]
 }
 
 /// An order to place.

@@ -19,7 +19,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::auth::{Admin, NodeOrAdmin};
+use crate::auth::{Access, Routes};
 use crate::body::Query;
 use crate::peers::Peers;
 use crate::problem::{Problem, Result};
@@ -65,14 +65,17 @@ async fn turn(snapshot: &SnapshotApi) -> Result<SemaphorePermit<'_>> {
 }
 
 /// The books' routes, the same on every node.
-pub fn routes(snapshot: SnapshotApi) -> OpenApiRouter {
-    OpenApiRouter::new()
-        .routes(routes!(ledger))
+pub fn routes(snapshot: SnapshotApi) -> Routes {
+    let admin = OpenApiRouter::new().routes(routes!(ledger));
+    let node = OpenApiRouter::new()
         .routes(routes!(users))
         .routes(routes!(products))
         .routes(routes!(movements))
-        .routes(routes!(summary))
-        .with_state(snapshot)
+        .routes(routes!(summary));
+    vec![
+        (Access::Admin, admin.with_state(snapshot.clone())),
+        (Access::NodeOrAdmin, node.with_state(snapshot)),
+    ]
 }
 
 /// How long to look.
@@ -94,7 +97,6 @@ struct Patience {
 )]
 async fn ledger(
     State(snapshot): State<SnapshotApi>,
-    _: Admin,
     Query(Patience { patience_ms }): Query<Patience>,
 ) -> Result<Answer<Ledger>> {
     let turn = snapshot.comparers.try_acquire();
@@ -142,7 +144,6 @@ fn some(limit: Option<i64>) -> i64 {
 )]
 async fn users(
     State(snapshot): State<SnapshotApi>,
-    _: NodeOrAdmin,
     Query(Page { after, limit }): Query<Page>,
 ) -> Result<Answer<Vec<UserRecord>>> {
     let _turn = turn(&snapshot).await?;
@@ -156,7 +157,6 @@ async fn users(
 )]
 async fn products(
     State(snapshot): State<SnapshotApi>,
-    _: NodeOrAdmin,
     Query(ProductPage { after, limit, before }): Query<ProductPage>,
 ) -> Result<Answer<Vec<Stock>>> {
     let _turn = turn(&snapshot).await?;
@@ -171,7 +171,6 @@ async fn products(
 )]
 async fn movements(
     State(snapshot): State<SnapshotApi>,
-    _: NodeOrAdmin,
     Query(Page { after, limit }): Query<Page>,
 ) -> Result<Answer<Vec<Movement>>> {
     let _turn = turn(&snapshot).await?;
@@ -183,7 +182,7 @@ async fn movements(
     get, path = "/admin/books/summary", tag = "operations",
     responses((status = 200, body = Summary), (status = "default", response = Problem))
 )]
-async fn summary(State(snapshot): State<SnapshotApi>, _: NodeOrAdmin) -> Result<Answer<Summary>> {
+async fn summary(State(snapshot): State<SnapshotApi>) -> Result<Answer<Summary>> {
     let _turn = turn(&snapshot).await?;
     Ok(Answer(snapshot.own.summary().await?))
 }

@@ -18,12 +18,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::auth::{self, Admin, Authenticated, Token, Verdict};
+use crate::auth::{Access, Routes};
 use crate::body::{BrokenRules, Json, NoBody, Path};
+use crate::context::Authenticated;
 use crate::idempotency::{Idempotent, IdempotentResponse, KeyHeader};
 use crate::keys::UserTokenKey;
 use crate::pages::{ListQuery, Page, Paging};
 use crate::problem::{Problem, Result};
+use crate::verification::{self, VerifyRequest, VerifyResponse};
 
 /// Whom the auth node's routes ask.
 #[derive(Clone, Debug)]
@@ -37,16 +39,21 @@ pub struct Auth {
 }
 
 /// The auth node's routes.
-pub fn routes(auth: Auth) -> OpenApiRouter {
-    OpenApiRouter::new()
+pub fn routes(auth: Auth) -> Routes {
+    let anyone = OpenApiRouter::new()
         .routes(routes!(register))
         .routes(routes!(login))
-        .routes(routes!(verify))
-        .routes(routes!(me, update_me))
+        .routes(routes!(verify));
+    let user = OpenApiRouter::new().routes(routes!(me, update_me));
+    let admin = OpenApiRouter::new()
         .routes(routes!(list))
         .routes(routes!(find, delete))
-        .routes(routes!(set_role))
-        .with_state(auth)
+        .routes(routes!(set_role));
+    vec![
+        (Access::Anyone, anyone.with_state(auth.clone())),
+        (Access::User, user.with_state(auth.clone())),
+        (Access::Admin, admin.with_state(auth)),
+    ]
 }
 
 /// Somebody who signs up.
@@ -131,14 +138,15 @@ async fn login(State(auth): State<Auth>, Json(login): Json<Login>) -> Result<Ans
 
 /// Says whether a token is good now, and whose it is.
 #[utoipa::path(
-    post, path = "/api/v1/auth/verify", tag = "auth", request_body = Token, security(()),
-    responses((status = 200, body = Verdict), (status = "default", response = Problem))
+    post, path = "/api/v1/auth/verify", tag = "auth", request_body = VerifyRequest, security(()),
+    responses((status = 200, body = VerifyResponse), (status = "default", response = Problem))
 )]
 async fn verify(
     State(auth): State<Auth>,
-    Json(Token { token }): Json<Token>,
-) -> Result<Answer<Verdict>> {
-    Ok(Answer(Verdict::of(auth::verify(&auth.tokens, &auth.users, &token).await)?))
+    Json(VerifyRequest { token }): Json<VerifyRequest>,
+) -> Result<Answer<VerifyResponse>> {
+    let verified = verification::verify(&auth.tokens, &auth.users, &token).await;
+    Ok(Answer(VerifyResponse::of(verified)?))
 }
 
 /// The caller.
@@ -198,7 +206,7 @@ async fn update_me(
     get, path = "/api/v1/users", tag = "users", params(Paging),
     responses((status = 200, body = Vec<User>), (status = "default", response = Problem))
 )]
-async fn list(State(auth): State<Auth>, _: Admin, asked: ListQuery<UserId>) -> Result<Response> {
+async fn list(State(auth): State<Auth>, asked: ListQuery<UserId>) -> Result<Response> {
     let fetch = move |part| {
         let users = auth.users.clone();
         async move {
@@ -214,7 +222,7 @@ async fn list(State(auth): State<Auth>, _: Admin, asked: ListQuery<UserId>) -> R
     get, path = "/api/v1/users/{user_id}", tag = "users", params(("user_id" = Uuid, Path)),
     responses((status = 200, body = User), (status = "default", response = Problem))
 )]
-async fn find(State(auth): State<Auth>, _: Admin, Path(id): Path<UserId>) -> Result<Answer<User>> {
+async fn find(State(auth): State<Auth>, Path(id): Path<UserId>) -> Result<Answer<User>> {
     Ok(Answer(auth.users.ask(id, |reply| Msg::Find(id, reply)).await?))
 }
 
@@ -237,7 +245,6 @@ struct SetRole {
 )]
 async fn set_role(
     State(auth): State<Auth>,
-    _: Admin,
     Path(id): Path<UserId>,
     Idempotent(named, Json(SetRole { role })): Idempotent<Json<SetRole>>,
 ) -> Result<IdempotentResponse<User>> {
@@ -255,7 +262,6 @@ async fn set_role(
 )]
 async fn delete(
     State(auth): State<Auth>,
-    _: Admin,
     Path(id): Path<UserId>,
     Idempotent(named, NoBody): Idempotent<NoBody>,
 ) -> Result<IdempotentResponse<Confirmation>> {

@@ -48,7 +48,7 @@ pub fn auth(node: &Node, passwords: &Passwords) -> anyhow::Result<Vec<Child>> {
     let users_admin = node.addr("admission", 1, node.mailboxes.users);
     let Keys { user_tokens: tokens, node_tokens, .. } = node.keys.clone();
     let authenticator =
-        Authenticator::own(tokens.clone(), users.clone(), users_admin.clone(), node_tokens);
+        Authenticator::local(tokens.clone(), users.clone(), users_admin.clone(), node_tokens);
     let common = node.common(vec![]);
     let owners = owners(&users, &node.database, Users::new);
     let reserve = needed(self::owners(&users_admin, &node.database, Users::new));
@@ -220,17 +220,12 @@ impl Node {
         let customers = self.addr("customers", 1, self.mailboxes.customers);
         let (changed, changes) = broadcast::channel(1024);
         let Keys { user_tokens, node_tokens, .. } = self.keys.clone();
-        let verified_for = self.verified_for;
-        let remote = RemoteVerifier::new(
-            user_tokens,
-            &self.auth_url,
-            verified_for,
-            customers.clone(),
-            changes,
-        )?;
+        let remote =
+            RemoteVerifier::new(user_tokens, &self.auth_url, self.verified_for, customers.clone())?;
+        let authenticator = Authenticator::remote(remote, node_tokens, changes);
         let make = move |database: &Database| Customers::new(database, changed.clone());
         let owner = owners(&customers, &self.database, make).remove(0);
-        Ok(Heard { customers, authenticator: Authenticator::remote(remote, node_tokens), owner })
+        Ok(Heard { customers, authenticator, owner })
     }
 
     fn common(&self, subscriptions: Vec<AnySubscription>) -> Common {
@@ -356,7 +351,7 @@ impl Node {
             snapshot: SnapshotApi::new(&self.database, self.schema, self.peers.clone()),
             audit: common.audit.clone(),
             cluster: self.cluster.clone(),
-            vitals,
+            health: vitals,
             limits: self.limits,
             shutdown: self.shutdown.clone(),
         };
