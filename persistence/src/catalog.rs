@@ -8,14 +8,9 @@ use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 use utoipa::ToSchema;
 
+pub use crate::ids::{CategoryId, ProductId};
 use crate::pages::PageRequest;
 use crate::{Error, InvalidValue, Result, sequences};
-
-/// Identifies a category.
-pub type CategoryId = i64;
-
-/// Identifies a product, on every node.
-pub type ProductId = i64;
 
 /// A category of products.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow, ToSchema)]

@@ -3,8 +3,8 @@
 use sqlx::{FromRow, PgConnection};
 
 use crate::Result;
-use crate::events::newest;
 use crate::users::{User, UserId};
+use crate::versions::newest;
 
 /// What was heard of a user, and how new it is.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,36 +59,4 @@ const FIND: &str = "
 /// Finds a customer, if this node has ever heard of it.
 pub async fn find(connection: &mut PgConnection, id: UserId) -> Result<Option<Customer>> {
     Ok(sqlx::query_as(FIND).bind(id).fetch_optional(connection).await?)
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use uuid::Uuid;
-
-    use super::*;
-
-    fn news() -> impl Strategy<Value = Vec<UserUpdate>> {
-        let one = (0..5_u128, 1..9_i64);
-        let one = one.prop_map(|(id, version)| UserUpdate {
-            id: Uuid::from_u128(id),
-            version,
-            user: None,
-        });
-        prop::collection::vec(one, 0..40)
-    }
-
-    proptest! {
-        #[test]
-        fn of_each_user_the_newest_news_is_left_whatever_the_order(news in news().prop_shuffle()) {
-            let newest = newest(&news, |news| (news.id, news.version)).into_values();
-            let newest: Vec<_> = newest.collect();
-            prop_assert!(newest.is_sorted_by(|one, next| one.id < next.id), "each user once");
-            for item in &news {
-                let left = newest.iter().find(|left| left.id == item.id);
-                prop_assert!(left.is_some_and(|left| left.version >= item.version));
-            }
-            prop_assert!(newest.iter().all(|left| news.contains(left)), "nothing is made up");
-        }
-    }
 }

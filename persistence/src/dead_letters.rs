@@ -40,7 +40,7 @@ pub struct DeadLetter {
     #[schema(example = 2)]
     pub version: Option<i64>,
     /// Why it could not be applied when it was tried last.
-    #[schema(example = "less would be stocked than is sold already")]
+    #[schema(example = "the new stock is less than what is already sold")]
     pub reason: String,
     /// When it became a dead letter.
     #[sqlx(try_from = "jiff_sqlx::Timestamp")]

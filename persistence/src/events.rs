@@ -4,15 +4,14 @@
 
 mod schema;
 
-use std::collections::BTreeMap;
-
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::InvalidValue;
 use crate::catalog::{price, quantity};
-use crate::stock::{Movement, Offer};
+use crate::movements::Movement;
+use crate::stock::Offer;
 use crate::users::{User, UserId};
 
 /// The body of an event.
@@ -152,7 +151,7 @@ impl Event for StockMoved {
             quantity(movement.delta.saturating_abs())
                 .map_err(|why| invalid(format!("delta, without its sign, {why}")))?;
         }
-        texts(self.movements.iter().map(|movement| &movement.cause))
+        texts(self.movements.iter().filter_map(|movement| movement.reason.as_ref()))
     }
 
     /// Earlier versions published one movement as the body.
@@ -252,20 +251,6 @@ fn texts<'t>(texts: impl IntoIterator<Item = &'t String>) -> Result<(), InvalidV
         return Err(invalid("a text contains U+0000, which cannot be stored"));
     }
     Ok(())
-}
-
-/// The newest update of each subject, in ascending order of `key`, which returns the subject and the
-/// version. An upsert must not contain a row twice, and locking rows in one order prevents deadlocks.
-pub(crate) fn newest<K: Ord, T>(updates: &[T], key: impl Fn(&T) -> (K, i64)) -> BTreeMap<K, &T> {
-    let mut newest: BTreeMap<K, &T> = BTreeMap::new();
-    for update in updates {
-        let (subject, version) = key(update);
-        let known = newest.entry(subject).or_insert(update);
-        if version > key(known).1 {
-            *known = update;
-        }
-    }
-    newest
 }
 
 #[cfg(test)]

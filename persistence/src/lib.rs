@@ -10,8 +10,10 @@ pub mod dead_letters;
 mod error;
 pub mod events;
 pub mod idempotency;
+mod ids;
 pub mod ledger;
 mod migrations;
+mod movements;
 pub mod orders;
 pub mod outbox;
 pub mod pages;
@@ -20,6 +22,7 @@ mod sequences;
 pub mod snapshot;
 pub mod stock;
 pub mod users;
+mod versions;
 
 pub use database::{Database, DatabaseServer, Session, Transaction};
 pub use error::{Error, FieldError, InvalidValue, Result};

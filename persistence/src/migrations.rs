@@ -42,6 +42,7 @@ const CUSTOMERS: &str = include_str!("../migrations/shared/customers.sql");
 const IDEMPOTENCY_KEYS: &str = include_str!("../migrations/shared/idempotency_keys.sql");
 const DEAD_LETTERS: &str = include_str!("../migrations/shared/dead_letters.sql");
 const AUDIT_LOG: &str = include_str!("../migrations/shared/audit_log.sql");
+const MOVEMENT_KINDS: &str = include_str!("../migrations/shared/movement_kinds.sql");
 
 const AUTH_STEPS: &[Step] = &[
     (1, "users", include_str!("../migrations/auth/0001_users.sql")),
@@ -59,6 +60,7 @@ const CATALOG_STEPS: &[Step] = &[
     (5, "dead letters", DEAD_LETTERS),
     (6, "resyncs", include_str!("../migrations/catalog/0006_resyncs.sql")),
     (7, "audit log", AUDIT_LOG),
+    (8, "movement kinds", MOVEMENT_KINDS),
 ];
 
 const ORDER_STEPS: &[Step] = &[
@@ -71,6 +73,7 @@ const ORDER_STEPS: &[Step] = &[
     (7, "audit log", AUDIT_LOG),
     (8, "fewer checks", include_str!("../migrations/order/0008_fewer_checks.sql")),
     (9, "long events", include_str!("../migrations/order/0009_long_events.sql")),
+    (10, "movement kinds", MOVEMENT_KINDS),
 ];
 
 fn migrator(steps: &[Step]) -> Migrator {

@@ -8,17 +8,12 @@ use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 use utoipa::ToSchema;
 
-use crate::catalog::ProductId;
+use crate::ids::ProductId;
+pub use crate::ids::{ItemId, OrderId};
 use crate::stock::{self, Movement};
 use crate::users::UserId;
 use crate::{Error, FieldError, InvalidValue, Result, outbox};
 use shop_runtime::{Failpoint, SpanContext};
-
-/// Identifies an order.
-pub type OrderId = i64;
-
-/// Identifies an item of an order.
-pub type ItemId = i64;
 
 /// An order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -311,15 +306,17 @@ const INSERT: &str = "
         select * from unnest($5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::text[], $10::bigint[])
     ),
     moved as (
-        insert into stock_movements (id, product_id, delta, cause)
-        select * from unnest($11::uuid[], $7::bigint[], $12::bigint[], $13::text[])
+        insert into stock_movements (id, product_id, delta, kind, order_id)
+        select id, product_id, delta, 'sold', order_id
+        from unnest($11::uuid[], $7::bigint[], $12::bigint[], $6::bigint[])
+             as sold (id, product_id, delta, order_id)
     ),
     told as (
         insert into outbox (message_id, event, version, body, traceparent)
-        select * from unnest($16::uuid[], $17::text[], $18::bigint[], $19::text[], $20::text[])
+        select * from unnest($15::uuid[], $16::text[], $17::bigint[], $18::text[], $19::text[])
     )
     update products set quantity = quantity - sold.pieces
-    from unnest($14::bigint[], $15::bigint[]) as sold (id, pieces) where products.id = sold.id";
+    from unnest($13::bigint[], $14::bigint[]) as sold (id, pieces) where products.id = sold.id";
 
 /// Numbers for orders and items, taken from the database before it is known which can be placed. What is left is for the
 /// next ones: an order that is refused, or tried again and again, leaves no gap.
@@ -415,12 +412,11 @@ async fn insert(
         .bind(items().map(|item| item.product.price).collect::<Vec<_>>())
         .bind(sold.iter().map(|(movement, _)| movement.id).collect::<Vec<_>>())
         .bind(sold.iter().map(|(movement, _)| movement.delta).collect::<Vec<_>>())
-        .bind(sold.iter().map(|(movement, _)| movement.cause.as_str()).collect::<Vec<_>>())
         .bind(pieces.keys().copied().collect::<Vec<_>>())
         .bind(pieces.values().copied().collect::<Vec<_>>());
-    let insert = outbox::bind(insert, &stock::told(sold)?);
+    let insert = outbox::bind(insert, &stock::events(sold)?);
     let inserted = insert.execute(tx).failpoint("place: insert").await?;
-    stock::must_be_all(inserted.rows_affected(), pieces.len())
+    stock::check_updated(inserted.rows_affected(), pieces.len())
 }
 
 const FIND: &str = "
@@ -536,8 +532,8 @@ pub async fn set_quantity(
     let set =
         sqlx::query(SET_QUANTITY).bind(order).bind(item.id).bind(quantity).bind(more).bind(price);
     set.execute(&mut *tx).failpoint("update: set quantity").await?;
-    stock::sell(tx, vec![(Movement::sold(item.product_id, -more, order), SpanContext::current())])
-        .await?;
+    let movement = Movement::changed(item.product_id, -more, order);
+    stock::record(tx, vec![(movement, SpanContext::current())]).await?;
     item.product_quantity = quantity;
     Ok(item)
 }

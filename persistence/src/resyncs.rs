@@ -64,7 +64,7 @@ pub async fn is_due(database: &Database) -> Result<bool> {
 }
 
 const NEWEST_SALE: &str = "
-    select id from stock_movements where cause <> 'stocked' order by id desc limit 1";
+    select id from stock_movements where kind not in ('stocked', 'adjusted') order by id desc limit 1";
 
 /// The newest sale that this database knows, if any.
 pub async fn newest_sale(connection: &mut PgConnection) -> Result<Option<Uuid>> {

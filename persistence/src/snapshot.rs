@@ -223,8 +223,8 @@ const CATALOG_PRODUCTS: &str = "
     ),
     moved as (
         select product_id, sum(delta)::bigint as moved,
-               sum(delta) filter (where cause = 'stocked')::bigint as stocked,
-               -sum(delta) filter (where cause <> 'stocked' and id < $3)::bigint as sold
+               sum(delta) filter (where kind in ('stocked', 'adjusted'))::bigint as stocked,
+               -sum(delta) filter (where kind not in ('stocked', 'adjusted') and id < $3)::bigint as sold
         from stock_movements where product_id = any(array(select id from page)) group by product_id
     )
     select page.*, coalesce(moved, 0) as moved, coalesce(stocked, 0) as stocked, coalesce(sold, 0) as sold
@@ -238,10 +238,10 @@ const ORDER_PRODUCTS: &str = "
     ),
     moved as (
         select product_id, sum(delta)::bigint as moved,
-               sum(delta) filter (where cause = 'stocked')::bigint as stocked,
-               -sum(delta) filter (where cause <> 'stocked' and id < $3)::bigint as sold,
-               -sum(delta) filter (where cause <> 'stocked' and cause not like 'taken over: %')::bigint as placed,
-               -sum(delta) filter (where cause like 'taken over: %')::bigint as taken_over
+               sum(delta) filter (where kind in ('stocked', 'adjusted'))::bigint as stocked,
+               -sum(delta) filter (where kind not in ('stocked', 'adjusted') and id < $3)::bigint as sold,
+               -sum(delta) filter (where kind not in ('stocked', 'adjusted', 'taken_over'))::bigint as placed,
+               -sum(delta) filter (where kind = 'taken_over')::bigint as taken_over
         from stock_movements where product_id = any(array(select id from page)) group by product_id
     ),
     ordered as (
@@ -263,8 +263,8 @@ struct StockRow {
 }
 
 const MOVEMENTS: &str = "
-    select id, product_id, delta, cause from stock_movements
-    where id > $1 and cause <> 'stocked' order by id limit $2";
+    select id, product_id, delta, kind, order_id, reason from stock_movements
+    where id > $1 and kind not in ('stocked', 'adjusted') order by id limit $2";
 
 const WRONG_TOTALS: &str = "
     with sums as (

@@ -1,94 +1,82 @@
-//! Stock: a sum of movements. The catalog node is the source of what is stocked, the order node of what is sold;
-//! each applies the other's movements, once each by their ids, so both come to the same sum whatever is
-//! repeated, late or out of order.
+//! Stock: a sum of movements. The catalog node is the source of what is stocked, the order node of
+//! what is sold. Each applies the other's movements, each once by its id, so that both reach the same
+//! sum, also if events are repeated, late or out of order.
 
 use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
-use sqlx::{FromRow, PgConnection};
+use sqlx::PgConnection;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::catalog::{CategoryId, ProductId};
-use crate::events::{StockMoved, newest};
-use crate::orders::OrderId;
+use crate::events::StockMoved;
+use crate::ids::{CategoryId, OrderId, ProductId};
 use crate::outbox::{self, OutboxEvent};
+use crate::versions::newest;
 use crate::{Error, Result, sequences};
 use shop_runtime::{Failpoint, SpanContext};
 
-/// A movement of stock.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, FromRow, ToSchema)]
-pub struct Movement {
-    /// Unique to the movement, on every node.
-    pub id: Uuid,
-    /// What moved.
-    #[schema(example = 7)]
-    pub product_id: ProductId,
-    /// How many pieces came (positive) or went (negative).
-    #[schema(example = -1)]
-    pub delta: i64,
-    /// Why, for whoever reads the ledger.
-    #[schema(example = "order 12")]
-    pub cause: String,
-}
+pub use crate::movements::{Movement, MovementKind};
 
-/// Stands before the cause of a movement whose order this database no longer has.
-const TAKEN_OVER: &str = "taken over: ";
-
-impl Movement {
-    /// Stock that came with a version of a product; its id follows from both, so it is the same on every node.
-    pub fn stocked(product_id: ProductId, version: i64, delta: i64) -> Movement {
-        let id = Movement::stocked_id(product_id, version);
-        Movement { id, product_id, delta, cause: "stocked".into() }
-    }
-
-    fn stocked_id(product_id: ProductId, version: i64) -> Uuid {
-        let name = format!("product {product_id} version {version}");
-        Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())
-    }
-
-    /// Stock that an order took, or gave back.
-    pub fn sold(product_id: ProductId, delta: i64, order: OrderId) -> Movement {
-        Movement { id: Uuid::now_v7(), product_id, delta, cause: format!("order {order}") }
-    }
-}
-
-/// At most so many movements are told of in one event.
-const MOST_TOLD: usize = 500;
+/// The maximum number of movements in one event.
+const MAX_MOVEMENTS_PER_EVENT: usize = 500;
 
 /// A product as the catalog announces it, with all that was ever stocked of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Offer {
-    /// What.
+    /// The product.
     pub id: ProductId,
     /// Its name.
     pub name: String,
     /// The price of one, in the smallest unit of the shop's currency.
     pub price: i64,
-    /// How many were stocked.
+    /// The number of pieces that were ever stocked.
     pub quantity: i64,
     /// The category it belongs to.
     pub category_id: CategoryId,
 }
 
-/// An offer, and how new it is.
+/// An offer and its version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProductUpdate {
     /// Grows with every change of that product.
     pub version: i64,
-    /// What is offered.
+    /// The product as of that version.
     pub offer: Offer,
+}
+
+/// Movements as arrays, one a column.
+struct Columns<'m> {
+    ids: Vec<Uuid>,
+    products: Vec<ProductId>,
+    deltas: Vec<i64>,
+    kinds: Vec<MovementKind>,
+    orders: Vec<Option<OrderId>>,
+    reasons: Vec<Option<&'m str>>,
+}
+
+impl<'m> Columns<'m> {
+    fn of(movements: impl Iterator<Item = &'m Movement> + Clone) -> Columns<'m> {
+        Columns {
+            ids: movements.clone().map(|movement| movement.id).collect(),
+            products: movements.clone().map(|movement| movement.product_id).collect(),
+            deltas: movements.clone().map(|movement| movement.delta).collect(),
+            kinds: movements.clone().map(|movement| movement.kind).collect(),
+            orders: movements.clone().map(|movement| movement.order_id).collect(),
+            reasons: movements.map(|movement| movement.reason.as_deref()).collect(),
+        }
+    }
 }
 
 const LOCK_PRODUCTS: &str =
     "select id from products where id = any($1) order by id for no key update";
 
-/// A movement that was written before changes nothing. One of a product that this node does not know
-/// stays in the ledger and changes no quantity.
+/// A movement that is stored already changes nothing. A movement of an unknown product is stored and
+/// changes no quantity.
 const APPLY: &str = "
     with fresh as (
-        insert into stock_movements (id, product_id, delta, cause)
-        select * from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[])
+        insert into stock_movements (id, product_id, delta, kind, order_id, reason)
+        select * from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::text[])
         on conflict (id) do nothing
         returning product_id, delta
     ),
@@ -96,65 +84,74 @@ const APPLY: &str = "
     update products set storage_quantity = storage_quantity + sums.delta
     from sums where products.id = sums.product_id";
 
-/// The catalog node: writes movements into the ledger, each once, and moves the products' quantities with them.
+/// On the catalog node: stores movements, each once, and changes the products' quantities by them.
 pub async fn apply(tx: &mut PgConnection, movements: &[Movement]) -> Result<()> {
-    let products: Vec<_> = movements.iter().map(|movement| movement.product_id).collect();
+    let columns = Columns::of(movements.iter());
     sqlx::query(LOCK_PRODUCTS)
-        .bind(&products)
+        .bind(&columns.products)
         .execute(&mut *tx)
         .failpoint("stock: lock products")
         .await?;
     sqlx::query(APPLY)
-        .bind(movements.iter().map(|movement| movement.id).collect::<Vec<_>>())
-        .bind(&products)
-        .bind(movements.iter().map(|movement| movement.delta).collect::<Vec<_>>())
-        .bind(movements.iter().map(|movement| movement.cause.as_str()).collect::<Vec<_>>())
+        .bind(columns.ids)
+        .bind(columns.products)
+        .bind(columns.deltas)
+        .bind(columns.kinds)
+        .bind(columns.orders)
+        .bind(columns.reasons)
         .execute(tx)
         .failpoint("stock: apply")
         .await?;
     Ok(())
 }
 
-const SELL: &str = "
+const RECORD: &str = "
     with moved as (
-        insert into stock_movements (id, product_id, delta, cause)
-        select * from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[])
+        insert into stock_movements (id, product_id, delta, kind, order_id, reason)
+        select * from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::text[])
         returning product_id, delta
     ),
     sums as (select product_id, sum(delta)::bigint as delta from moved group by product_id)
     update products set quantity = quantity + sums.delta
     from sums where products.id = sums.product_id";
 
-/// The order node: takes sold pieces from products that are locked, and says so to the catalog.
-pub async fn sell(tx: &mut PgConnection, sold: Vec<(Movement, Option<SpanContext>)>) -> Result<()> {
-    let movements = || sold.iter().map(|(movement, _)| movement);
-    let products: HashSet<_> = movements().map(|movement| movement.product_id).collect();
-    let moved = sqlx::query(SELL)
-        .bind(movements().map(|movement| movement.id).collect::<Vec<_>>())
-        .bind(movements().map(|movement| movement.product_id).collect::<Vec<_>>())
-        .bind(movements().map(|movement| movement.delta).collect::<Vec<_>>())
-        .bind(movements().map(|movement| movement.cause.as_str()).collect::<Vec<_>>())
+/// On the order node: stores movements of locked products, changes their quantities, and sends the
+/// movements to the catalog.
+pub async fn record(
+    tx: &mut PgConnection,
+    movements: Vec<(Movement, Option<SpanContext>)>,
+) -> Result<()> {
+    let columns = Columns::of(movements.iter().map(|(movement, _)| movement));
+    let products = columns.products.iter().collect::<HashSet<_>>().len();
+    let moved = sqlx::query(RECORD)
+        .bind(columns.ids)
+        .bind(columns.products)
+        .bind(columns.deltas)
+        .bind(columns.kinds)
+        .bind(columns.orders)
+        .bind(columns.reasons)
         .execute(&mut *tx)
-        .failpoint("stock: sell")
+        .failpoint("stock: record")
         .await?;
-    must_be_all(moved.rows_affected(), products.len())?;
-    outbox::append(tx, &told(&sold)?).await
+    check_updated(moved.rows_affected(), products)?;
+    outbox::append(tx, &events(&movements)?).await
 }
 
-/// That every product was there whose stock was to move.
-pub(crate) fn must_be_all(moved: u64, products: usize) -> Result<()> {
-    match moved == products as u64 {
-        true => Ok(()),
-        false => Err(Error::Internal("a product is sold that is not there".into())),
+/// Checks that every product existed whose quantity was to change.
+pub(crate) fn check_updated(updated: u64, products: usize) -> Result<()> {
+    if updated == products as u64 {
+        return Ok(());
     }
+    Err(Error::Internal("stock of a product that does not exist was sold".into()))
 }
 
-/// What the catalog is told of what was sold. What was moved together is told together, but for what belongs to a trace that
-/// is recorded: that goes on in it.
-pub(crate) fn told(sold: &[(Movement, Option<SpanContext>)]) -> Result<Vec<OutboxEvent>> {
+/// The events that send movements to the catalog. Movements of one transaction share an event, except
+/// those of a recorded trace: their event continues it.
+pub(crate) fn events(movements: &[(Movement, Option<SpanContext>)]) -> Result<Vec<OutboxEvent>> {
     let recorded = |trace: Option<SpanContext>| trace.filter(|trace| trace.is_recorded());
     let together = |(_, one): &_, (_, next): &_| recorded(*one) == recorded(*next);
-    let parts = sold.chunk_by(together).flat_map(|part| part.chunks(MOST_TOLD));
+    let parts = movements.chunk_by(together);
+    let parts = parts.flat_map(|part| part.chunks(MAX_MOVEMENTS_PER_EVENT));
     let entry = |part: &[(Movement, Option<SpanContext>)]| {
         let movements = part.iter().map(|(movement, _)| movement.clone()).collect();
         let trace = part.first().and_then(|(_, trace)| *trace);
@@ -163,19 +160,24 @@ pub(crate) fn told(sold: &[(Movement, Option<SpanContext>)]) -> Result<Vec<Outbo
     parts.map(entry).collect()
 }
 
-/// A product of which nothing was heard yet has version 0, so that every news of it is newer.
-const MAKE_ROOM: &str = "
+/// A product that is not known yet gets version 0, so that every update of it is newer.
+const ADD_PLACEHOLDERS: &str = "
     insert into products (id, name, price, category_id, stocked, quantity, version)
     select id, '', 0, 0, 0, 0, 0 from unnest($1::bigint[]) as id order by id
     on conflict (id) do nothing";
 
-/// A movement that this node knows changes nothing.
+/// A movement that is stored already changes nothing. One that the catalog has as taken over belongs
+/// to its order again if this database contains the order.
 const TAKE_OVER: &str = "
     with missing as (
-        insert into stock_movements (id, product_id, delta, cause)
-        select sold.id, product_id, delta, case when orders.id is null then $6 else '' end || cause
-        from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[])
-             as sold (id, product_id, delta, cause, order_id)
+        insert into stock_movements (id, product_id, delta, kind, order_id, reason)
+        select sold.id, product_id, delta,
+               case when orders.id is null then 'taken_over'
+                    when kind <> 'taken_over' then kind
+                    when delta < 0 then 'sold' else 'changed' end,
+               order_id, reason
+        from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::text[])
+             as sold (id, product_id, delta, kind, order_id, reason)
         left join orders on orders.id = order_id
         on conflict (id) do nothing
         returning product_id, delta
@@ -190,77 +192,71 @@ const TAKE_OVER: &str = "
     )
     select coalesce(sum(count), 0)::bigint from sums";
 
-/// The order node: takes over sales that the catalog remembers and this database does not, because it is younger
-/// than they are or was restored from before them. Says how many these were. A product that this node has not heard
-/// of is not for sale before it has, so nothing of what is sold is sold again.
+/// On the order node: adds sales that the catalog has and this database does not, because it is newer
+/// than they are or was restored from an older backup. Returns how many were added. An unknown product
+/// is not for sale until its update arrives, so none of the stock is sold twice.
 pub async fn take_over(tx: &mut PgConnection, sold: &[Movement]) -> Result<i64> {
-    let cause = |movement: &Movement| {
-        movement.cause.strip_prefix(TAKEN_OVER).unwrap_or(&movement.cause).to_owned()
-    };
-    let causes: Vec<String> = sold.iter().map(cause).collect();
-    let order = |cause: &String| cause.strip_prefix("order ")?.parse().ok();
-    let orders: Vec<Option<OrderId>> = causes.iter().map(order).collect();
-    let products: Vec<_> = sold.iter().map(|movement| movement.product_id).collect();
-    if let Some(newest) = orders.iter().flatten().max() {
+    let columns = Columns::of(sold.iter());
+    if let Some(newest) = columns.orders.iter().flatten().max() {
         let skip = sequences::skip(tx, "orders_id_seq", *newest);
-        skip.failpoint("take over: pass over orders").await?;
+        skip.failpoint("take over: skip order ids").await?;
     }
-    let make_room = sqlx::query(MAKE_ROOM).bind(&products).execute(&mut *tx);
-    make_room.failpoint("take over: make room").await?;
-    let lock = sqlx::query(LOCK_OFFERS).bind(&products).execute(&mut *tx);
+    let placeholders = sqlx::query(ADD_PLACEHOLDERS).bind(&columns.products).execute(&mut *tx);
+    placeholders.failpoint("take over: add placeholders").await?;
+    let lock = sqlx::query(LOCK_VERSIONS).bind(&columns.products).execute(&mut *tx);
     lock.failpoint("take over: lock").await?;
     let missing = sqlx::query_scalar(TAKE_OVER)
-        .bind(sold.iter().map(|movement| movement.id).collect::<Vec<_>>())
-        .bind(&products)
-        .bind(sold.iter().map(|movement| movement.delta).collect::<Vec<_>>())
-        .bind(&causes)
-        .bind(&orders)
-        .bind(TAKEN_OVER);
+        .bind(columns.ids)
+        .bind(columns.products)
+        .bind(columns.deltas)
+        .bind(columns.kinds)
+        .bind(columns.orders)
+        .bind(columns.reasons);
     Ok(missing.fetch_one(tx).failpoint("take over: move").await?)
 }
 
-const LOCK_OFFERS: &str = "
+const LOCK_VERSIONS: &str = "
     select id, version from products where id = any($1) order by id for no key update";
 
-/// What is not known yet is added with all that was stocked of it.
+/// An unknown product is added with all that was stocked of it.
 const ADD: &str = "
-    with news as (
+    with updates as (
         select * from unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::uuid[])
-            as news (id, name, price, category_id, stocked, version, movement_id)
+            as updates (id, name, price, category_id, stocked, version, movement_id)
     ),
     added as (
         insert into products (id, name, price, category_id, stocked, quantity, version)
-        select id, name, price, category_id, stocked, stocked, version from news order by id
+        select id, name, price, category_id, stocked, stocked, version from updates order by id
         on conflict (id) do nothing
         returning id
     ),
     moved as (
-        insert into stock_movements (id, product_id, delta, cause)
-        select movement_id, id, stocked, 'stocked' from news join added using (id)
+        insert into stock_movements (id, product_id, delta, kind)
+        select movement_id, id, stocked, 'stocked' from updates join added using (id)
     )
     select id from added";
 
-/// What is known is changed, and what was stocked more is a movement.
+/// A known product is changed; the difference of what was stocked is a movement.
 const CHANGE: &str = "
-    with news as (
+    with updates as (
         select * from unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::uuid[])
-            as news (id, name, price, category_id, stocked, version, movement_id)
+            as updates (id, name, price, category_id, stocked, version, movement_id)
     ),
     moved as (
-        insert into stock_movements (id, product_id, delta, cause)
-        select news.movement_id, news.id, news.stocked - products.stocked, 'stocked'
-        from news join products using (id)
+        insert into stock_movements (id, product_id, delta, kind)
+        select updates.movement_id, updates.id, updates.stocked - products.stocked, 'stocked'
+        from updates join products using (id)
     )
     update products
-    set name = news.name, price = news.price, category_id = news.category_id, version = news.version,
-        quantity = products.quantity + news.stocked - products.stocked, stocked = news.stocked
-    from news where products.id = news.id
+    set name = updates.name, price = updates.price, category_id = updates.category_id,
+        version = updates.version, stocked = updates.stocked,
+        quantity = products.quantity + updates.stocked - products.stocked
+    from updates where products.id = updates.id
     returning products.id";
 
-/// The order node: takes over what the catalog announced, unless newer is known. What it stocked more than
-/// before is a movement.
-pub async fn offer(tx: &mut PgConnection, news: &[ProductUpdate]) -> Result<()> {
-    let mut newest = newest(news, |news| (news.offer.id, news.version));
+/// On the order node: applies the catalog's product updates that are newer than the stored version.
+pub async fn offer(tx: &mut PgConnection, updates: &[ProductUpdate]) -> Result<()> {
+    let mut newest = newest(updates, |update| (update.offer.id, update.version));
     for id in write(tx, ADD, newest.values().copied()).await? {
         newest.remove(&id);
     }
@@ -268,41 +264,42 @@ pub async fn offer(tx: &mut PgConnection, news: &[ProductUpdate]) -> Result<()> 
         return Ok(());
     }
     let known: Vec<_> = newest.keys().copied().collect();
-    let lock = sqlx::query_as(LOCK_OFFERS).bind(&known).fetch_all(&mut *tx);
+    let lock = sqlx::query_as(LOCK_VERSIONS).bind(&known).fetch_all(&mut *tx);
     let versions: HashMap<ProductId, i64> =
         lock.failpoint("stock: lock offers").await?.into_iter().collect();
-    let newer =
-        |news: &&ProductUpdate| versions.get(&news.offer.id).is_some_and(|it| news.version > *it);
+    let newer = |update: &&ProductUpdate| {
+        versions.get(&update.offer.id).is_some_and(|known| update.version > *known)
+    };
     write(tx, CHANGE, newest.into_values().filter(newer)).await?;
     Ok(())
 }
 
-/// Writes each of the news, and says of which products it wrote.
-async fn write<'n>(
+/// Runs [`ADD`] or [`CHANGE`]. Returns the products that it wrote.
+async fn write<'u>(
     tx: &mut PgConnection,
     statement: &'static str,
-    news: impl Iterator<Item = &'n ProductUpdate>,
+    updates: impl Iterator<Item = &'u ProductUpdate>,
 ) -> Result<Vec<ProductId>> {
-    let news: Vec<&ProductUpdate> = news.collect();
-    if news.is_empty() {
+    let updates: Vec<&ProductUpdate> = updates.collect();
+    if updates.is_empty() {
         return Ok(vec![]);
     }
-    let movement = |news: &&ProductUpdate| Movement::stocked_id(news.offer.id, news.version);
+    let movement = |update: &&ProductUpdate| Movement::stocked_id(update.offer.id, update.version);
     sqlx::query_scalar(statement)
-        .bind(news.iter().map(|news| news.offer.id).collect::<Vec<_>>())
-        .bind(news.iter().map(|news| news.offer.name.as_str()).collect::<Vec<_>>())
-        .bind(news.iter().map(|news| news.offer.price).collect::<Vec<_>>())
-        .bind(news.iter().map(|news| news.offer.category_id).collect::<Vec<_>>())
-        .bind(news.iter().map(|news| news.offer.quantity).collect::<Vec<_>>())
-        .bind(news.iter().map(|news| news.version).collect::<Vec<_>>())
-        .bind(news.iter().map(movement).collect::<Vec<_>>())
+        .bind(updates.iter().map(|update| update.offer.id).collect::<Vec<_>>())
+        .bind(updates.iter().map(|update| update.offer.name.as_str()).collect::<Vec<_>>())
+        .bind(updates.iter().map(|update| update.offer.price).collect::<Vec<_>>())
+        .bind(updates.iter().map(|update| update.offer.category_id).collect::<Vec<_>>())
+        .bind(updates.iter().map(|update| update.offer.quantity).collect::<Vec<_>>())
+        .bind(updates.iter().map(|update| update.version).collect::<Vec<_>>())
+        .bind(updates.iter().map(movement).collect::<Vec<_>>())
         .fetch_all(tx)
         .failpoint("stock: offer")
         .await
         .map_err(|error| {
             Error::on_constraint(error, |constraint| {
-                let sold = "less would be stocked than is sold already".to_owned();
-                (constraint == "products_quantity_check").then_some(Error::Conflict(sold))
+                let detail = "the new stock is less than what is already sold".to_owned();
+                (constraint == "products_quantity_check").then_some(Error::Conflict(detail))
             })
         })
 }

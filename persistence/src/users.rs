@@ -6,11 +6,9 @@ use sqlx::{FromRow, PgConnection};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+pub use crate::ids::UserId;
 use crate::pages::PageRequest;
 use crate::{Error, InvalidValue, Result};
-
-/// Identifies a user.
-pub type UserId = Uuid;
 
 /// What a user may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, ToSchema)]

@@ -35,7 +35,7 @@ const CATALOG: &str = "
     select id, 'Blue teapot number ' || id, 1000 + id % 1000, {pieces}, 1
     from generate_series(1, {products}) as id;
     select setval('products_id_seq', greatest({products}, 1));
-    insert into stock_movements (id, product_id, delta, cause)
+    insert into stock_movements (id, product_id, delta, kind)
     select gen_random_uuid(), id, {pieces}, 'stocked' from generate_series(1, {products}) as id;";
 
 const ORDER: &str = "
@@ -43,7 +43,7 @@ const ORDER: &str = "
     insert into products (id, name, price, category_id, stocked, quantity, version)
     select id, 'Blue teapot number ' || id, 1000 + id % 1000, 1, {pieces}, {pieces}, 1
     from generate_series(1, {products}) as id;
-    insert into stock_movements (id, product_id, delta, cause)
+    insert into stock_movements (id, product_id, delta, kind)
     select gen_random_uuid(), id, {pieces}, 'stocked' from generate_series(1, {products}) as id;
     insert into orders (id, user_id, total_quantity, total_price, status, created_at)
     select id, '{buyer}', 3, 3000, 'created', now() from generate_series(1, {orders}) as id;

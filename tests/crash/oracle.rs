@@ -100,7 +100,7 @@ impl Oracle {
             select count(*) from (
                 select product_id, sum(product_quantity) as ordered,
                        (select -sum(delta) from stock_movements m
-                        where m.product_id = i.product_id and cause <> 'stocked') as moved
+                        where m.product_id = i.product_id and kind <> 'stocked') as moved
                 from order_items i group by product_id) sums
             where ordered <> moved";
         let wrong = number(&mut self.order, WRONG_TOTALS).await?;

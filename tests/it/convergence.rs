@@ -153,7 +153,7 @@ impl Heard {
         let Heard::Sale { product, number, delta } = *self else { return None };
         let id = Uuid::from_u128((history as u128) << 64 | (product as u128) << 32 | number);
         let product_id = product_id(history, product);
-        Some(Movement { id, product_id, delta, cause: format!("order {number}") })
+        Some(Movement { id, ..Movement::sold(product_id, delta, number as i64) })
     }
 
     fn user(&self, history: i64) -> Option<UserUpdate> {

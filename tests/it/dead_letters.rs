@@ -158,7 +158,7 @@ async fn what_could_not_be_applied_is_once_its_cause_is_gone(shop: TestShop) {
     let mut stranger = Stranger::beside(&shop).await;
     let order = sell_too_many(&admin, &mut stranger).await;
     let letter = dead_letters(&admin, Node::Order, 1).await.remove(0);
-    let reason = "less would be stocked than is sold already";
+    let reason = "the new stock is less than what is already sold";
     assert_eq!(letter["reason"], reason);
 
     assert_eq!(redrive(&admin, &letter).await.expect(409)["detail"], reason);
@@ -312,7 +312,7 @@ async fn one_poisonous_message_does_not_slow_a_thousand_healthy_ones(shop: TestS
     let poison = message("product.created", Some(2), poison.as_bytes());
     among_a_thousand(&shop, &mut stranger, poison).await;
     let letters = dead_letters(&admin, Node::Order, 1).await;
-    assert_eq!(letters[0]["reason"], "less would be stocked than is sold already");
+    assert_eq!(letters[0]["reason"], "the new stock is less than what is already sold");
     if shop.bus().is_some() {
         // There the batches are as large as they may be: a handful, and one is halved eight times.
         let transactions = handled().await - before;
@@ -391,14 +391,17 @@ async fn the_command_line_does_the_same_without_the_shop(shop: TestShop) {
     assert_eq!(lines.len(), 3, "{table}");
     assert!(lines[0].starts_with("ID "), "{table}");
     for (id, queue, reason) in [
-        (sold, "product.created", "less would be stocked than is sold already"),
+        (sold, "product.created", "the new stock is less than what is already sold"),
         (broken, "stock.moved", "the body cannot be read"),
     ] {
         let line = lines.iter().find(|line| line.starts_with(&id.to_string())).unwrap();
         assert!(line.contains(queue) && line.contains(reason), "{table}");
     }
     let refusal = run(Command::Redrive { id: sold }).await.unwrap_err().to_string();
-    assert_eq!(refusal, "it still cannot be applied: less would be stocked than is sold already");
+    assert_eq!(
+        refusal,
+        "it still cannot be applied: the new stock is less than what is already sold"
+    );
     give_back(&admin, &order).await;
     let settings = shop.settings.clone();
     shop.close().await;

@@ -231,7 +231,7 @@ async fn a_broken_message_goes_to_the_dead_letters_and_holds_nothing_up(shop: Te
         assert!(parked(&payload, reason), "{payload} is not parked for '{reason}': {letters:?}");
     }
     let impossible = json!(product(1_000_005, 1, 0).to_string());
-    assert!(parked(&impossible, "less would be stocked than is sold already"), "{letters:?}");
+    assert!(parked(&impossible, "the new stock is less than what is already sold"), "{letters:?}");
     shop.close().await;
 }
 

@@ -43,4 +43,5 @@ mod processes;
 mod replicas;
 mod resync;
 mod traces;
+mod upgrade;
 mod users;

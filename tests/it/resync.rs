@@ -218,7 +218,7 @@ async fn what_was_sold_twice_before_the_resync_is_told_and_no_more_is_sold() {
     eventually(async || same(admin.left(&teapot).await, 4)).await;
     let restored = "
         delete from order_items; delete from orders;
-        delete from stock_movements where cause <> 'stocked'; update products set quantity = stocked";
+        delete from stock_movements where kind <> 'stocked'; update products set quantity = stocked";
     run(settings, Node::Order, restored).await;
     anna.order(&[(&teapot, 7)]).await.expect(201);
     ask(settings, &[Node::Order]).await;
