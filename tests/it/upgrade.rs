@@ -210,17 +210,14 @@ async fn redrive(shop: &TestShop) {
     admin.post(Node::Catalog, &path, Value::Null).await.expect(200);
 }
 
-/// The stored response to a request with an idempotency key is repeated.
+/// An idempotency key of the older release stays taken. Fingerprints had another key then, so the
+/// stored response is not replayed.
 async fn repeat(shop: &TestShop) {
     let anna = shop.nobody().sign_in("anna").await;
-    let items = r#"[{"product_id": 1, "quantity": 1}]"#;
-    let body = format!(r#"{{"user_id": "{}", "items": {items}}}"#, anna.id());
+    let order = json!({"user_id": anna.id(), "items": [{"product_id": 1, "quantity": 1}]});
     let request = anna.request(Method::POST, Node::Order, "/order");
-    let request = request.header("idempotency-key", "order-0");
-    let request = request.header("content-type", "application/json");
-    let repeated = Answer::of(request.body(body)).await;
-    assert_eq!(repeated.expect(201)["id"], 4);
-    assert_eq!(repeated.header("idempotency-replayed"), "true");
+    let repeated = Answer::of(request.header("idempotency-key", "order-0").json(&order)).await;
+    repeated.expect(422);
 }
 
 #[tokio::test]
