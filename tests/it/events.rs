@@ -408,6 +408,12 @@ async fn published_events_match_their_schemas() {
         let mut database = shop.settings.database(node).await;
         let recorded = sqlx::query_as("select event, body from recorded").fetch_all(&mut database);
         let recorded: Vec<(String, String)> = recorded.await.unwrap();
+        // The bus confirms an event, which the relay then deletes, when it is applied or dead-lettered.
+        eventually(async || {
+            let waiting = sqlx::query_scalar("select count(*) from outbox");
+            same(waiting.fetch_one(&mut database).await.unwrap(), 0_i64)
+        })
+        .await;
         for (event, body) in recorded {
             let body: Value = serde_json::from_str(&body).unwrap();
             let violations = violations_of(&event, &body);
@@ -417,6 +423,10 @@ async fn published_events_match_their_schemas() {
     }
     let declared: BTreeSet<String> = EVENTS.iter().map(|event| event.name.to_owned()).collect();
     assert_eq!(published, declared, "publish each event in this test");
+    for node in Node::ALL {
+        let letters = admin.get(node, "/admin/dead-letters").await.expect(200);
+        assert_eq!(letters, json!([]), "subscribe to each event");
+    }
     shop.close().await;
 }
 
