@@ -153,7 +153,7 @@ impl Subscription for StockEvents {
         Ok(event.read::<StockMoved>()?.movements)
     }
 
-    async fn apply(&self, updates: Vec<Vec<Movement>>) -> Result<()> {
-        self.0.ask((), |reply| Msg::ApplyMovements(updates.concat(), reply)).await
+    fn apply(&self, updates: Vec<Vec<Movement>>) -> impl Future<Output = Result<()>> + Send {
+        self.0.ask((), move |reply| Msg::ApplyMovements(updates.concat(), reply))
     }
 }

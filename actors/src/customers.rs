@@ -98,7 +98,7 @@ impl Subscription for UserEvents {
         Ok(UserUpdate { id, version: event.version()?, user })
     }
 
-    async fn apply(&self, updates: Vec<UserUpdate>) -> Result<()> {
-        self.customers.ask((), |reply| Msg::Apply(updates, reply)).await
+    fn apply(&self, updates: Vec<UserUpdate>) -> impl Future<Output = Result<()>> + Send {
+        self.customers.ask((), |reply| Msg::Apply(updates, reply))
     }
 }

@@ -363,8 +363,7 @@ impl Subscription for ProductEvents {
         Ok(ProductUpdate { version: event.version()?, offer })
     }
 
-    async fn apply(&self, updates: Vec<ProductUpdate>) -> Result<()> {
-        let apply = self.0.ask((), |reply| Msg::ApplyProducts(updates, reply));
-        apply.failpoint("orders: apply products").await
+    fn apply(&self, updates: Vec<ProductUpdate>) -> impl Future<Output = Result<()>> + Send {
+        self.0.ask((), |reply| Msg::ApplyProducts(updates, reply))
     }
 }

@@ -35,7 +35,7 @@ pub struct Queue {
 /// The queues with a consumer. Each has a queue of dead letters, named by [`dead`].
 pub static QUEUES: LazyLock<Vec<Queue>> = LazyLock::new(|| {
     let mut queues: Vec<Queue> = vec![];
-    for event in &EVENTS {
+    for event in EVENTS {
         match event.route {
             Route::Queue => queues.push(Queue { name: event.name, exchanges: vec![] }),
             Route::Fanout(names) => {
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn every_event_is_routed_to_a_queue() {
-        for event in &EVENTS {
+        for event in EVENTS {
             let (exchange, routing_key) = route(event.name);
             assert!(!destinations(exchange, routing_key).is_empty(), "{}", event.name);
         }
