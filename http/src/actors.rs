@@ -199,7 +199,7 @@ fn page(
 /// All that is known of one actor.
 #[utoipa::path(
     get, path = "/admin/actors/{path}", tag = "operations",
-    params(("path" = String, Path, description = "with its slashes", example = "shop/order/edge")),
+    params(("path" = String, Path, description = "with its slashes", example = "shop/order/http")),
     responses((status = 200, body = Details), (status = "default", response = Problem))
 )]
 async fn find(State(actors): State<Actors>, Path(path): Path<String>) -> Result<Answer<Details>> {

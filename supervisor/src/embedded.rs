@@ -1,20 +1,21 @@
-//! What the shop brings along when nothing is configured: a place for its data and a PostgreSQL of
-//! its own.
+//! What the shop needs when nothing is configured: a data directory and a private PostgreSQL.
 //!
 //! ```text
-//! data/                 Home: the shop's own user
-//! ├── jwt_secret        made up at the first start
-//! ├── postgres/         the cluster and its socket: the user that PostgreSQL runs as
+//! data/                 DataDirectory; owned by the user of the shop
+//! ├── jwt_secret        generated at the first start
+//! ├── postgres/         the cluster and its socket; owned by the user of PostgreSQL
 //! ├── postgres.lock     locked while a shop uses the cluster
-//! └── postgres.log      PostgreSQL's last words; locked while any of its processes lives
+//! └── postgres.log      PostgreSQL's log; locked while any of its processes lives
 //! ```
 
-mod account;
 mod binaries;
-mod home;
-mod leash;
+mod child_guard;
+mod data_directory;
 mod postgres;
+mod run_as;
+mod service;
 
-pub use home::Home;
-pub use leash::Leash;
+pub use child_guard::ChildGuard;
+pub use data_directory::DataDirectory;
 pub use postgres::{Options, Postgres};
+pub(crate) use service::{EmbeddedPostgres, EmbeddedServer};

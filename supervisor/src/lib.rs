@@ -1,15 +1,13 @@
-//! Which node am I, and what runs on it: configuration, trees, restarts, embedded services, signals.
+//! The process: configuration, nodes, commands, the embedded PostgreSQL, logging and telemetry.
 
-pub mod admin;
+pub mod commands;
 pub mod config;
-pub mod dead_letters;
 pub mod embedded;
 pub mod log;
-pub mod resync;
+mod nodes;
 mod shop;
 pub mod telemetry;
-mod tree;
-pub mod verify;
 
 pub use config::Config;
-pub use shop::{Node, Shop};
+pub use nodes::Node;
+pub use shop::Shop;

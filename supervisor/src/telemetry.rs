@@ -45,7 +45,7 @@ pub struct Exporting(Option<Arc<BatchSpanProcessor>>);
 /// # Errors
 /// When the collector's address is none.
 pub fn start(telemetry: &Telemetry, nodes: &[Node]) -> anyhow::Result<Exporting> {
-    let Telemetry { otlp_endpoint, sampled_percent, .. } = telemetry;
+    let Telemetry { otlp_endpoint, sample_percent, .. } = telemetry;
     if otlp_endpoint.is_empty() {
         return Ok(Exporting(None));
     }
@@ -65,7 +65,7 @@ pub fn start(telemetry: &Telemetry, nodes: &[Node]) -> anyhow::Result<Exporting>
     let processor = Arc::new(processor);
     let taking = processor.clone();
     let scope = InstrumentationScope::builder("shop").build();
-    trace::set_exporter(f64::from(*sampled_percent) / 100.0, move |ended| {
+    trace::set_exporter(f64::from(*sample_percent) / 100.0, move |ended| {
         taking.on_end(span(ended, scope.clone()));
     });
     Ok(Exporting(Some(processor)))

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
-use shop_supervisor::embedded::{Home, Options, Postgres};
+use shop_supervisor::embedded::{DataDirectory, Options, Postgres};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Executor};
 
@@ -20,21 +20,22 @@ const HOLD: &str = "SHOP_TEST_HOLD";
 
 #[tokio::test]
 async fn a_second_start_finds_its_data() {
-    let home = Folder::new("second-start");
-    let postgres = start(&home.cluster()).await;
+    let directory = Folder::new("second-start");
+    let postgres = start(&directory.cluster()).await;
     connect(&postgres).await.execute("create table kept (word text)").await.unwrap();
     postgres.stop().await;
-    let postgres = start(&home.cluster()).await;
+    let postgres = start(&directory.cluster()).await;
     connect(&postgres).await.execute("insert into kept values ('слово')").await.unwrap();
     postgres.stop().await;
 }
 
 #[tokio::test]
 async fn a_durable_cluster_forgets_no_commit() {
-    let home = Folder::new("durable");
-    let postgres = Postgres::start(&home.cluster(), Options { durable: true, ..test_options() })
-        .await
-        .unwrap();
+    let directory = Folder::new("durable");
+    let postgres =
+        Postgres::start(&directory.cluster(), Options { durable: true, ..test_options() })
+            .await
+            .unwrap();
     let mut connection = connect(&postgres).await;
     for setting in ["fsync", "synchronous_commit", "full_page_writes"] {
         let value: String = sqlx::query_scalar("select setting from pg_settings where name = $1")
@@ -49,9 +50,9 @@ async fn a_durable_cluster_forgets_no_commit() {
 
 #[tokio::test]
 async fn a_second_shop_on_the_same_data_is_refused() {
-    let home = Folder::new("second-shop");
-    let postgres = start(&home.cluster()).await;
-    let refusal = Postgres::start(&home.cluster(), test_options()).await.unwrap_err();
+    let directory = Folder::new("second-shop");
+    let postgres = start(&directory.cluster()).await;
+    let refusal = Postgres::start(&directory.cluster(), test_options()).await.unwrap_err();
     assert!(refusal.to_string().starts_with("another shop is running"), "{refusal:#}");
     connect(&postgres).await.execute("select 1").await.unwrap();
     postgres.stop().await;
@@ -59,87 +60,87 @@ async fn a_second_shop_on_the_same_data_is_refused() {
 
 #[tokio::test]
 async fn it_ends_with_a_killed_shop_and_the_next_shop_goes_on() {
-    let home = Folder::new("killed-shop");
-    let mut shop = hold(&home.cluster());
-    let server = server_of(&home.cluster());
+    let directory = Folder::new("killed-shop");
+    let mut shop = hold(&directory.cluster());
+    let server = server_of(&directory.cluster());
     shop.kill().unwrap();
     shop.wait().unwrap();
-    let postgres = start(&home.cluster()).await; // at once: it waits for the other's end
+    let postgres = start(&directory.cluster()).await; // at once: it waits for the other's end
     assert!(!kill("0", server), "the killed shop's server outlived it");
     postgres.stop().await;
 }
 
 #[tokio::test]
 async fn nothing_is_left_of_a_killed_shop() {
-    let home = Folder::new("left-alone");
-    let mut shop = hold(&home.cluster());
+    let directory = Folder::new("left-alone");
+    let mut shop = hold(&directory.cluster());
     shop.kill().unwrap();
     shop.wait().unwrap();
-    eventually("all processes ended", async || processes_on(&home.0).is_empty()).await;
+    eventually("all processes ended", async || processes_on(&directory.0).is_empty()).await;
 }
 
 #[tokio::test]
 async fn nothing_is_left_of_a_stopped_shop() {
-    let home = Folder::new("stopped-shop");
-    let postgres = start(&home.cluster()).await;
-    assert!(!processes_on(&home.0).is_empty());
+    let directory = Folder::new("stopped-shop");
+    let postgres = start(&directory.cluster()).await;
+    assert!(!processes_on(&directory.0).is_empty());
     postgres.stop().await;
-    eventually("all processes ended", async || processes_on(&home.0).is_empty()).await;
+    eventually("all processes ended", async || processes_on(&directory.0).is_empty()).await;
 }
 
 #[tokio::test]
 async fn a_server_that_ends_by_itself_is_noticed() {
-    let home = Folder::new("ends-itself");
-    let mut postgres = start(&home.cluster()).await;
-    let server = server_of(&home.cluster());
+    let directory = Folder::new("ends-itself");
+    let mut postgres = start(&directory.cluster()).await;
+    let server = server_of(&directory.cluster());
     assert!(kill("KILL", server));
-    tokio::time::timeout(Duration::from_secs(20), postgres.ended()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), postgres.exited()).await.unwrap();
     postgres.stop().await;
-    start(&home.cluster()).await.stop().await; // and the crash is recovered from
+    start(&directory.cluster()).await.stop().await; // and the crash is recovered from
 }
 
 #[tokio::test]
 async fn half_a_cluster_is_made_anew() {
-    let home = Folder::new("half-made");
-    fs::create_dir(home.0.join("postgres.tmp")).unwrap();
-    fs::write(home.0.join("postgres.tmp/PG_VERSION"), "1").unwrap();
-    start(&home.cluster()).await.stop().await;
-    assert!(!home.0.join("postgres.tmp").exists());
+    let directory = Folder::new("half-made");
+    fs::create_dir(directory.0.join("postgres.tmp")).unwrap();
+    fs::write(directory.0.join("postgres.tmp/PG_VERSION"), "1").unwrap();
+    start(&directory.cluster()).await.stop().await;
+    assert!(!directory.0.join("postgres.tmp").exists());
 }
 
 #[tokio::test]
 async fn data_of_an_unknown_version_is_refused() {
-    let home = Folder::new("other-version");
-    fs::create_dir(home.cluster()).unwrap();
-    fs::write(home.cluster().join("PG_VERSION"), "9999\n").unwrap();
-    let refusal = Postgres::start(&home.cluster(), test_options()).await.unwrap_err();
+    let directory = Folder::new("other-version");
+    fs::create_dir(directory.cluster()).unwrap();
+    fs::write(directory.cluster().join("PG_VERSION"), "9999\n").unwrap();
+    let refusal = Postgres::start(&directory.cluster(), test_options()).await.unwrap_err();
     assert!(refusal.to_string().contains("written by PostgreSQL 9999"), "{refusal:#}");
 }
 
 #[tokio::test]
 async fn a_folder_without_programs_is_refused() {
-    let home = Folder::new("no-programs");
-    let options = Options { binaries: Some(home.0.clone()), ..test_options() };
-    let refusal = Postgres::start(&home.cluster(), options).await.unwrap_err();
+    let directory = Folder::new("no-programs");
+    let options = Options { binaries: Some(directory.0.clone()), ..test_options() };
+    let refusal = Postgres::start(&directory.cluster(), options).await.unwrap_err();
     assert!(refusal.to_string().contains("no working initdb and postgres"), "{refusal:#}");
 }
 
 #[tokio::test]
 async fn a_broken_cluster_tells_why_it_does_not_start() {
-    let home = Folder::new("broken");
-    start(&home.cluster()).await.stop().await;
-    fs::remove_file(home.cluster().join("global/pg_control")).unwrap();
-    let refusal = Postgres::start(&home.cluster(), test_options()).await.unwrap_err();
+    let directory = Folder::new("broken");
+    start(&directory.cluster()).await.stop().await;
+    fs::remove_file(directory.cluster().join("global/pg_control")).unwrap();
+    let refusal = Postgres::start(&directory.cluster(), test_options()).await.unwrap_err();
     assert!(refusal.to_string().contains("pg_control"), "{refusal:#}");
 }
 
 #[tokio::test]
 async fn a_long_path_has_its_socket_elsewhere() {
-    let home = Folder::new("long-path");
-    let cluster = home.0.join("ещё одна длинная папка".repeat(4)).join("postgres");
+    let directory = Folder::new("long-path");
+    let cluster = directory.0.join("ещё одна длинная папка".repeat(4)).join("postgres");
     fs::create_dir(cluster.parent().unwrap()).unwrap();
     let postgres = start(&cluster).await;
-    let sockets = postgres.socket_folder().to_owned();
+    let sockets = postgres.socket_directory().to_owned();
     assert_ne!(sockets, cluster);
     connect(&postgres).await.execute("select 1").await.unwrap();
     postgres.stop().await;
@@ -148,10 +149,10 @@ async fn a_long_path_has_its_socket_elsewhere() {
 
 #[tokio::test]
 async fn tests_can_reach_it_by_host_and_port() {
-    let home = Folder::new("port");
+    let directory = Folder::new("port");
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let options = Options { port: Some(port), ..test_options() };
-    let postgres = Postgres::start(&home.cluster(), options).await.unwrap();
+    let postgres = Postgres::start(&directory.cluster(), options).await.unwrap();
     connect(&postgres).await.execute("select 1").await.unwrap();
     PgConnectOptions::new_without_pgpass()
         .host("127.0.0.1")
@@ -167,21 +168,21 @@ async fn tests_can_reach_it_by_host_and_port() {
 #[test]
 fn the_secret_is_made_up_once_and_kept_private() {
     let folder = Folder::new("secret");
-    let home = Home::choose(&folder.0.join("data")).unwrap();
-    let secret = home.secret().unwrap();
+    let directory = DataDirectory::choose(&folder.0.join("data")).unwrap();
+    let secret = directory.secret().unwrap();
     assert!(secret.expose_secret().len() >= 32);
-    assert_eq!(home.secret().unwrap().expose_secret(), secret.expose_secret());
-    let file = fs::metadata(home.folder().join("jwt_secret")).unwrap();
+    assert_eq!(directory.secret().unwrap().expose_secret(), secret.expose_secret());
+    let file = fs::metadata(directory.path().join("jwt_secret")).unwrap();
     assert_eq!(file.permissions().mode() & 0o777, 0o600);
-    assert!(!home.moved());
+    assert!(!directory.is_fallback());
 }
 
 #[test]
 fn a_secret_cut_short_is_refused() {
     let folder = Folder::new("short-secret");
-    let home = Home::choose(&folder.0).unwrap();
-    fs::write(home.folder().join("jwt_secret"), "half").unwrap();
-    assert!(home.secret().unwrap_err().to_string().contains("fewer than 32 bytes"));
+    let directory = DataDirectory::choose(&folder.0).unwrap();
+    fs::write(directory.path().join("jwt_secret"), "half").unwrap();
+    assert!(directory.secret().unwrap_err().to_string().contains("fewer than 32 bytes"));
 }
 
 /// Not a test but the shop that other tests kill: holds a cluster for as long as it lives.
@@ -190,7 +191,7 @@ async fn hold_a_cluster() {
     if let Some(folder) = std::env::var_os(HOLD) {
         let mut postgres = start(Path::new(&folder)).await;
         println!("\nholding");
-        postgres.ended().await;
+        postgres.exited().await;
     }
 }
 
@@ -217,7 +218,7 @@ async fn start(cluster: &Path) -> Postgres {
 
 async fn connect(postgres: &Postgres) -> PgConnection {
     let options = PgConnectOptions::new_without_pgpass()
-        .socket(postgres.socket_folder())
+        .socket(postgres.socket_directory())
         .port(postgres.port())
         .username(Postgres::USER)
         .database("postgres");

@@ -1,4 +1,4 @@
-//! Processes on a leash, and what Linux says of them: time on the processors, memory.
+//! Processes on a guard, and what Linux says of them: time on the processors, memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -7,7 +7,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use shop_supervisor::embedded::Leash;
+use shop_supervisor::embedded::ChildGuard;
 use shop_tests::free_port;
 use tokio::time::{sleep, timeout};
 
@@ -26,7 +26,7 @@ const POLL: Duration = Duration::from_millis(1);
 pub struct Process {
     pub name: String,
     pub pid: u32,
-    leash: Leash,
+    guard: ChildGuard,
     log: PathBuf,
 }
 
@@ -43,12 +43,12 @@ impl Process {
         let who = folder.join(format!("{name}-{number}.pid"));
         let log = folder.join(format!("{name}-{number}.log"));
         let output = File::create(&log)?;
-        let mut command = Leash::command(Path::new("sh"), "KILL");
+        let mut command = ChildGuard::command(Path::new("sh"), "KILL");
         command.args(["-c", SAY_WHO]).arg(&who).arg(program).args(arguments);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.envs(variables.iter().cloned());
         command.stdout(output.try_clone()?).stderr(output);
-        let leash = Leash::hold(command)?;
+        let guard = ChildGuard::spawn(command)?;
         let said = async {
             loop {
                 let pid = fs::read_to_string(&who).unwrap_or_default();
@@ -59,14 +59,14 @@ impl Process {
             }
         };
         let pid = timeout(START_PATIENCE, said).await.context("no process starts")??;
-        Ok(Process { name: name.to_owned(), pid, leash, log })
+        Ok(Process { name: name.to_owned(), pid, guard, log })
     }
 
     /// Waits for `ready`, unless the process ends before.
     pub async fn until(&mut self, ready: impl Future<Output = ()>) -> anyhow::Result<()> {
         let name = self.name.clone();
         let ended = tokio::select! {
-            ended = self.leash.ended() => ended?,
+            ended = self.guard.exited() => ended?,
             ready = timeout(START_PATIENCE, ready) => {
                 return ready.with_context(|| format!("{name} is not ready after 60 s"));
             }
@@ -82,14 +82,14 @@ impl Process {
     /// Ends it in good order.
     pub async fn stop(self) -> anyhow::Result<()> {
         let words = self.last_words();
-        let ended: ExitStatus = self.leash.end("TERM", STOP_PATIENCE).await?;
+        let ended: ExitStatus = self.guard.stop("TERM", STOP_PATIENCE).await?;
         ensure!(ended.success(), "{} ended with {ended}: {words}", self.name);
         Ok(())
     }
 
     /// Ends it at once.
     pub async fn kill(self) -> anyhow::Result<()> {
-        self.leash.end("KILL", STOP_PATIENCE).await?;
+        self.guard.stop("KILL", STOP_PATIENCE).await?;
         Ok(())
     }
 

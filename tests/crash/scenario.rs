@@ -277,7 +277,7 @@ async fn configure(broker_port: u16) -> (Settings, Urls) {
         let key = format!("SHOP__{}__HTTP__PORT", node.name().to_uppercase());
         settings.set(&key, &port.to_string());
     }
-    settings.set("SHOP__IDEMPOTENCY__KEPT_FOR_SECONDS", "60"); // longer than a visit
+    settings.set("SHOP__IDEMPOTENCY__RETENTION_SECONDS", "60"); // longer than a visit
     let port = |node| ports.iter().find(|(other, _)| *other == node).expect("a node's port").1;
     (settings, Urls::new(|node| format!("http://127.0.0.1:{}", port(node))))
 }

@@ -73,9 +73,13 @@ async fn the_tree_holds_every_actor_of_the_node_and_none_of_another() {
     let shop = alone().await;
     let admin = shop.admin().await;
     for (node, own, parts) in [
-        (Node::Auth, "auth", &["users/0", "users/3", "passwords", "admission/0"][..]),
+        (Node::Auth, "auth", &["users/0", "users/3", "passwords", "users_admin/0"][..]),
         (Node::Catalog, "catalog", &["catalog/0", "customers/0", "broker/consumer/stock.moved"]),
-        (Node::Order, "order", &["orders/0", "broker/keeper/order.users", "broker/relay"]),
+        (
+            Node::Order,
+            "order",
+            &["orders/0", "broker/dead_letter_consumer/order.users", "broker/relay"],
+        ),
     ] {
         let tree = admin.get(node, "/admin/actors").await.expect(200);
         let mut paths = vec![];
@@ -96,7 +100,7 @@ async fn the_tree_holds_every_actor_of_the_node_and_none_of_another() {
             .collect();
         listed.sort();
         assert_eq!(paths, listed, "the tree and the list hold the same");
-        let common = ["edge", "sweeper", "broker", "broker/link", "audit/0", "pulse/0"];
+        let common = ["http", "sweeper", "broker", "broker/connection", "audit/0", "health/0"];
         for part in parts.iter().chain(&common) {
             assert!(paths.contains(&format!("shop/{own}/{part}")), "no {part} in {paths:#?}");
         }
@@ -147,14 +151,15 @@ async fn an_owner_is_measured_message_by_message() {
         assert_eq!(owner[none], 0, "{none}");
     }
     // What is not an owner is measured too.
-    let edge = find(&admin, Node::Order, "shop/order/edge").await;
-    assert!(edge["messages"]["POST"].as_i64() >= Some(5), "{edge}");
+    let http = find(&admin, Node::Order, "shop/order/http").await;
+    assert!(http["messages"]["POST"].as_i64() >= Some(5), "{http}");
     let passwords = find(&admin, Node::Auth, "shop/auth/passwords").await;
     assert!(passwords["messages"]["Verify"].as_i64() >= Some(1), "{passwords}");
     eventually(async || {
         let relay = find(&admin, Node::Order, "shop/order/broker/relay").await;
-        let intake = find(&admin, Node::Catalog, "shop/catalog/broker/consumer/stock.moved").await;
-        let counts = [&relay, &intake].map(|it| it["messages"]["stock.moved"].clone());
+        let consumer =
+            find(&admin, Node::Catalog, "shop/catalog/broker/consumer/stock.moved").await;
+        let counts = [&relay, &consumer].map(|it| it["messages"]["stock.moved"].clone());
         same(counts, [json!(5), json!(5)])
     })
     .await;
@@ -419,7 +424,7 @@ async fn every_action_needs_a_reason_and_is_in_the_audit_log() {
     assert_eq!(entry["reason"], "to see what happens");
     assert_eq!(entry["request_id"], done.header("x-request-id"));
     // What cannot be done is refused, and not written down.
-    act(&admin, Node::Auth, "shop/auth/edge", "pause").await.expect(409);
+    act(&admin, Node::Auth, "shop/auth/http", "pause").await.expect(409);
     act(&admin, Node::Auth, "shop", "restart").await.expect(409);
     act(&admin, Node::Auth, "shop/auth/audit/0", "pause").await.expect(409); // nobody could undo it
     act(&admin, Node::Auth, "shop/auth/nobody", "restart").await.expect(404);
@@ -460,7 +465,7 @@ async fn only_administrators_see_and_steer_actors() {
         for (method, path) in [
             get("/admin/actors"),
             get("/admin/actors?flat=true&sort=handled"),
-            get(&format!("/admin/actors/shop/{own}/edge")),
+            get(&format!("/admin/actors/shop/{own}/http")),
             get("/admin/actors/shop/nobody"),
             get("/admin/actors/stream"),
             get("/admin/history"),
@@ -468,13 +473,13 @@ async fn only_administrators_see_and_steer_actors() {
             get("/admin/audit"),
             get("/admin/cluster/actors"),
             get(&format!("/admin/cluster/{peer}/history")),
-            get(&format!("/admin/cluster/{peer}/actors/shop/{own}/edge")),
+            get(&format!("/admin/cluster/{peer}/actors/shop/{own}/http")),
             get("/admin/cluster/nowhere:1/history"),
-            post(&format!("/admin/actors/shop/{own}/edge/restart")),
+            post(&format!("/admin/actors/shop/{own}/http/restart")),
             post(&format!("/admin/actors/shop/{own}/broker/relay/pause")),
             post(&format!("/admin/actors/shop/{own}/broker/relay/resume")),
             post(&format!("/admin/actors/shop/{own}/broker/relay/drain")),
-            post(&format!("/admin/cluster/{peer}/actors/shop/{own}/edge/restart")),
+            post(&format!("/admin/cluster/{peer}/actors/shop/{own}/http/restart")),
             get("/admin/dead-letters"),
             get("/admin/ledger"),
         ] {
@@ -541,8 +546,8 @@ async fn any_node_shows_the_whole_cluster_and_who_is_away() {
         assert_eq!((&member["url"], &member["dead_letters"]), (&json!(url), &json!(0)));
         assert!(member["outbox"]["length"].is_i64() && member["broker"].is_boolean(), "{member}");
         assert_eq!(member["process"], members[0]["process"]);
-        let edge = format!("shop/{own}/edge");
-        assert!(member["actors"].as_array().unwrap().iter().any(|it| it["path"] == edge));
+        let http = format!("shop/{own}/http");
+        assert!(member["actors"].as_array().unwrap().iter().any(|it| it["path"] == http));
     }
     let away = &members[3];
     assert_eq!((&away["reachable"], &away["url"]), (&json!(false), &json!(urls[3])));
@@ -590,8 +595,8 @@ async fn the_last_seconds_are_remembered() {
 #[tokio::test]
 async fn ten_deaths_within_the_window_start_the_branch_afresh() {
     let mut settings = Settings::alone(Over::Bus).await;
-    settings.set("SHOP__SUPERVISION__FIRST_WAIT_MS", "1");
-    settings.set("SHOP__SUPERVISION__LONGEST_WAIT_MS", "10");
+    settings.set("SHOP__SUPERVISION__RESTART_BACKOFF_MIN_MS", "1");
+    settings.set("SHOP__SUPERVISION__RESTART_BACKOFF_MAX_MS", "10");
     let shop = TestShop::with(settings).await;
     let admin = shop.admin().await;
     let teapot = admin.product(5, 1000).await;
@@ -678,7 +683,7 @@ async fn without_a_broker_the_link_alone_knocks() {
     let shop = TestShop::with(settings).await;
     let admin = shop.admin().await;
     let knocks = async || {
-        let link = find(&admin, Node::Order, "shop/order/broker/link").await;
+        let link = find(&admin, Node::Order, "shop/order/broker/connection").await;
         match link["messages"]["Open"].as_i64() {
             Some(knocks) if knocks > 3 => Ok(()),
             knocks => Err(format!("it knocked {knocks:?} times")),
@@ -688,7 +693,7 @@ async fn without_a_broker_the_link_alone_knocks() {
     for actor in list(&admin, Node::Order).await {
         assert_eq!(actor["restarts"], 0, "{actor}");
         let path = actor["path"].as_str().unwrap();
-        if path.contains("/broker/") && !path.ends_with("/link") {
+        if path.contains("/broker/") && !path.ends_with("/connection") {
             assert_eq!(
                 (&actor["status"], &actor["handled"]),
                 (&json!("running"), &json!(0)),

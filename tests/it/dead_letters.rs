@@ -6,7 +6,7 @@ use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 use shop_messaging::Message;
-use shop_supervisor::dead_letters::{Command, run};
+use shop_supervisor::commands::dead_letters::{Command, run};
 use shop_supervisor::{Node, Shop};
 use uuid::Uuid;
 

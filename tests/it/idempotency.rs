@@ -266,7 +266,7 @@ async fn a_bug_is_not_an_answer_to_keep() {
 #[tokio::test]
 async fn an_answer_is_forgotten_when_its_time_is_over() {
     let mut settings = Settings::new(Over::Bus).await;
-    settings.set("SHOP__IDEMPOTENCY__KEPT_FOR_SECONDS", "1");
+    settings.set("SHOP__IDEMPOTENCY__RETENTION_SECONDS", "1");
     let shop = TestShop::with(settings).await;
     let admin = shop.admin().await;
     let add = async |name: &str| {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Value, json};
-use shop_supervisor::{Node, verify};
+use shop_supervisor::Node;
+use shop_supervisor::commands::verify;
 use shop_tests::Folder;
 
 use crate::flow::buy;

@@ -57,7 +57,7 @@ async fn a_node_refuses_what_is_too_much_and_goes_on() {
     let folder = Folder::new("shop-overload").unwrap();
     let (mut settings, urls) = on_fixed_ports(Over::Bus).await;
     settings.set("SHOP__EMBEDDED__BROKER", "true");
-    settings.set("SHOP__HTTP__IN_FLIGHT", "32");
+    settings.set("SHOP__HTTP__MAX_IN_FLIGHT", "32");
     settings.set("SHOP__MAILBOXES__ORDERS", "4");
     let client = Client::new(urls);
     let process = Process::start(&folder, &[], &settings.variables).await;

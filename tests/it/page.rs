@@ -65,7 +65,7 @@ impl Page {
     async fn shows_all_of(&self, somebody: &Client) {
         for node in Node::ALL {
             let (name, peer) = (node.name(), somebody.peer(node));
-            let row = format!("[data-path='shop/{name}/edge'][data-peer='{peer}'][data-status]");
+            let row = format!("[data-path='shop/{name}/http'][data-peer='{peer}'][data-status]");
             eventually(async || self.shown(&row).await).await;
         }
     }

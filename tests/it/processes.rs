@@ -355,10 +355,10 @@ async fn what_keeps_dying_ends_the_process_with_a_failure() {
     let (mut settings, urls) = on_fixed_ports(Over::Bus).await;
     for (key, value) in [
         ("SHOP__EMBEDDED__BROKER", "true"),
-        ("SHOP__SUPERVISION__FIRST_WAIT_MS", "1"),
-        ("SHOP__SUPERVISION__LONGEST_WAIT_MS", "2"),
-        ("SHOP__SUPERVISION__ACTOR_DEATHS", "2"),
-        ("SHOP__SUPERVISION__BRANCH_DEATHS", "2"),
+        ("SHOP__SUPERVISION__RESTART_BACKOFF_MIN_MS", "1"),
+        ("SHOP__SUPERVISION__RESTART_BACKOFF_MAX_MS", "2"),
+        ("SHOP__SUPERVISION__MAX_RESTARTS", "2"),
+        ("SHOP__SUPERVISION__MAX_BRANCH_RESTARTS", "2"),
     ] {
         settings.set(key, value);
     }

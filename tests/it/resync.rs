@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shop_supervisor::{Node, resync, verify};
+use shop_supervisor::Node;
+use shop_supervisor::commands::{resync, verify};
 use sqlx::Connection;
 use uuid::Uuid;
 
@@ -22,7 +23,7 @@ async fn run(settings: &Settings, node: Node, statement: &'static str) {
     sqlx::raw_sql(statement).execute(&mut settings.database(node).await).await.unwrap();
 }
 
-async fn balanced(settings: &Settings) -> shop_supervisor::verify::Ledger {
+async fn balanced(settings: &Settings) -> verify::Ledger {
     let ledger = verify::verify(&settings.config(), Duration::from_secs(10)).await.unwrap();
     assert!(ledger.balanced, "{ledger}");
     ledger

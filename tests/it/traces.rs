@@ -134,7 +134,7 @@ async fn start(
     let (mut settings, urls) = on_fixed_ports(over).await;
     settings.set("SHOP__TELEMETRY__OTLP_ENDPOINT", url);
     settings.set("SHOP__LOG__FORMAT", "json");
-    settings.set("SHOP__ORDER__OWNERS", "1");
+    settings.set("SHOP__ORDER__SHARDS", "1");
     let mut processes = vec![];
     for arguments in runs {
         processes.push(Process::start(folder, arguments, &settings.variables).await);

@@ -8,7 +8,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use shop_persistence::stock::Movement;
 use shop_persistence::{Database, DatabaseServer, Schema};
-use shop_supervisor::{Node, verify};
+use shop_supervisor::Node;
+use shop_supervisor::commands::verify;
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection};
 use uuid::Uuid;
 

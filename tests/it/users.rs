@@ -656,7 +656,7 @@ async fn only_a_good_token_opens_a_door_on_any_node() {
 /// Nodes that believe what auth said for an hour, unless an event tells them better.
 async fn credulous() -> TestShop {
     let mut settings = Settings::new(Over::Bus).await;
-    settings.set("SHOP__JWT__VERIFIED_FOR_SECONDS", "3600");
+    settings.set("SHOP__JWT__VERIFICATION_CACHE_SECONDS", "3600");
     TestShop::with(settings).await
 }
 

@@ -13,7 +13,7 @@ use fantoccini::{Client, ClientBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use reqwest::{Method, Url};
 use serde_json::json;
-use shop_supervisor::embedded::Leash;
+use shop_supervisor::embedded::ChildGuard;
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio::time::{sleep, timeout};
@@ -104,7 +104,7 @@ impl WebDriverCompatibleCommand for ReadConsole {
 struct Driver {
     port: u16,
     _folder: Folder,
-    _running: Leash,
+    _running: ChildGuard,
 }
 
 impl Driver {
@@ -114,7 +114,7 @@ impl Driver {
         let mut driver = spawn_service(&program, folder.path(), port, &output)?;
         let last_words = || fs::read_to_string(&output).unwrap_or_default();
         tokio::select! {
-            ended = driver.ended() => {
+            ended = driver.exited() => {
                 bail!("chromedriver did not start ({}): {}", ended?, last_words())
             }
             answered = timeout(START_PATIENCE, answers(port)) => answered.with_context(|| {
@@ -126,9 +126,14 @@ impl Driver {
 }
 
 /// Nothing of the user's own browser is read or written.
-fn spawn_service(program: &Path, folder: &Path, port: u16, output: &Path) -> io::Result<Leash> {
+fn spawn_service(
+    program: &Path,
+    folder: &Path,
+    port: u16,
+    output: &Path,
+) -> io::Result<ChildGuard> {
     let output = File::create(output)?;
-    let mut command = Leash::command(program, "KILL");
+    let mut command = ChildGuard::command(program, "KILL");
     command
         .arg(format!("--port={port}"))
         .env_clear()
@@ -138,7 +143,7 @@ fn spawn_service(program: &Path, folder: &Path, port: u16, output: &Path) -> io:
         .env("TMPDIR", folder) // every window has a profile of its own there
         .stdout(output.try_clone()?)
         .stderr(Stdio::from(output));
-    Leash::hold(command)
+    ChildGuard::spawn(command)
 }
 
 async fn answers(port: u16) {

@@ -77,7 +77,7 @@ impl PostgresServer {
         let pid = status.lines().next().and_then(|pid| pid.trim().parse().ok());
         signal("KILL", pid.context("no process id in postmaster.pid")?).await?;
         if let Some(mut server) = self.server.take() {
-            timeout(KILL_PATIENCE, server.ended()).await.context("PostgreSQL does not end")?;
+            timeout(KILL_PATIENCE, server.exited()).await.context("PostgreSQL does not end")?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use std::{env, io};
 
 use anyhow::{Context, bail};
-use shop_supervisor::embedded::Leash;
+use shop_supervisor::embedded::ChildGuard;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
@@ -29,7 +29,7 @@ pub struct RabbitMq {
     folder: Folder,
     port: u16,
     distribution_port: u16,
-    running: Option<Leash>,
+    running: Option<ChildGuard>,
 }
 
 impl RabbitMq {
@@ -75,7 +75,7 @@ impl RabbitMq {
         self.stop().await?;
         let mut broker = self.spawn_service()?;
         tokio::select! {
-            ended = broker.ended() => {
+            ended = broker.exited() => {
                 bail!("RabbitMQ did not start ({}): {}", ended?, self.last_words())
             }
             answered = timeout(START_PATIENCE, self.answers()) => answered.with_context(|| {
@@ -117,15 +117,15 @@ impl RabbitMq {
 
     async fn end(&mut self, signal: &str) -> io::Result<()> {
         if let Some(broker) = self.running.take() {
-            broker.end(signal, STOP_PATIENCE).await?;
+            broker.stop(signal, STOP_PATIENCE).await?;
         }
         Ok(())
     }
 
     /// Everything by environment: nothing of the system's own RabbitMQ is read or written.
-    fn spawn_service(&self) -> io::Result<Leash> {
+    fn spawn_service(&self) -> io::Result<ChildGuard> {
         let log = OpenOptions::new().create(true).append(true).open(self.path("output"))?;
-        let mut command = Leash::command(&self.program, "KILL");
+        let mut command = ChildGuard::command(&self.program, "KILL");
         command
             .env_clear()
             .env("PATH", env::var_os("PATH").unwrap_or_default())
@@ -149,7 +149,7 @@ impl RabbitMq {
             )
             .stdout(log.try_clone()?)
             .stderr(Stdio::from(log));
-        Leash::hold(command)
+        ChildGuard::spawn(command)
     }
 
     async fn answers(&self) {

@@ -19,7 +19,7 @@ use serde::Serialize;
 use shop_messaging::topology;
 use shop_runtime::Backoff;
 use shop_supervisor::Node;
-use shop_supervisor::embedded::{Leash, Postgres};
+use shop_supervisor::embedded::{ChildGuard, Postgres};
 use shop_tests::postgres::PostgresServer;
 use shop_tests::rabbitmq::RabbitMq;
 use shop_tests::{free_port, signal};
@@ -311,12 +311,12 @@ struct Run {
 }
 
 impl Run {
-    fn spawn(&self) -> std::io::Result<Leash> {
+    fn spawn(&self) -> std::io::Result<ChildGuard> {
         let log = OpenOptions::new().create(true).append(true).open(self.log())?;
-        let mut command = Leash::command(&self.binary, "KILL");
+        let mut command = ChildGuard::command(&self.binary, "KILL");
         command.args(["run", self.node.name()]).env_clear().envs(self.variables.iter().cloned());
         command.stdout(log.try_clone()?).stderr(log);
-        Leash::hold(command)
+        ChildGuard::spawn(command)
     }
 
     fn log(&self) -> PathBuf {
@@ -356,7 +356,7 @@ impl Replica {
                 let mut stopping = false;
                 let status = loop {
                     tokio::select! {
-                        status = process.ended() => break status?,
+                        status = process.exited() => break status?,
                         signal = received.recv() => match signal {
                             Some(signal) => {
                                 stopping |= signal == "TERM";

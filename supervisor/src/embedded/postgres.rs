@@ -1,4 +1,4 @@
-//! A private PostgreSQL cluster that starts and ends with the shop.
+//! A private PostgreSQL cluster that starts and stops with the shop.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,28 +12,28 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use tokio::time::{sleep, timeout};
 
-use super::account::Account;
 use super::binaries;
-use super::leash::Leash;
+use super::child_guard::ChildGuard;
+use super::run_as::RunAsUser;
 
-/// Names the socket when there is no port to name it.
+/// Part of the socket's name when the server listens on no port.
 const DEFAULT_PORT: u16 = 5432;
-/// What the kernel takes as a socket's path.
+/// Maximum length of a socket's path (`sockaddr_un`).
 const SOCKET_PATH_BYTES: usize = 107;
-const START_PATIENCE: Duration = Duration::from_secs(60);
-const STOP_PATIENCE: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
 /// How the cluster runs.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Whether a commit survives a power cut. Tests go without, which is much faster.
+    /// Whether a commit survives a power failure. Tests turn it off to be faster.
     pub durable: bool,
-    /// The folder with `initdb` and `postgres`; found by itself when none is given.
+    /// The directory with `initdb` and `postgres`; `None` searches the usual places.
     pub binaries: Option<PathBuf>,
-    /// How many connections it accepts at a time.
+    /// Maximum number of connections.
     pub max_connections: u16,
-    /// Also listens at this port of 127.0.0.1, where every local user is let in. For tests.
+    /// Also listens on this port of 127.0.0.1, without authentication. For tests.
     pub port: Option<u16>,
 }
 
@@ -43,137 +43,137 @@ impl Default for Options {
     }
 }
 
-/// A running cluster. Dropped, or with its process killed, it shuts down by itself; the next start
-/// waits for that.
+/// A running cluster. When this value is dropped or its process is killed, the server shuts down;
+/// the next start waits for that.
 #[derive(Debug)]
 pub struct Postgres {
-    leash: Leash,
-    sockets: PathBuf,
+    server: ChildGuard,
+    socket_directory: PathBuf,
     port: u16,
-    /// Locked as long as the shop uses the cluster.
+    /// Locked while the shop uses the cluster.
     _lock: File,
 }
 
 impl Postgres {
-    /// The superuser, who needs no password.
+    /// The superuser, which has no password.
     pub const USER: &str = "shop";
 
-    /// Starts the cluster in `folder`, which is created at the first start. Resolves when it accepts
-    /// connections: after about 2 s the first time, 0.2 s later.
+    /// Starts the cluster in `directory` and creates it at the first start. Returns when it accepts
+    /// connections: after about 2 s at the first start, 0.2 s later.
     ///
     /// # Errors
-    /// When another shop uses the folder, PostgreSQL or the version that wrote the data is not
+    /// When another shop uses the directory, PostgreSQL or the version that wrote the data is not
     /// installed, or the server does not start. The error says what to do.
-    pub async fn start(folder: &Path, options: Options) -> anyhow::Result<Self> {
-        let folder = &path::absolute(folder)?;
-        let lock = lock(folder).await?;
-        let log = Log::open(folder).await?;
-        let account = &Account::serving(folder)?;
-        let parent = folder.parent().unwrap_or(folder);
+    pub async fn start(directory: &Path, options: Options) -> anyhow::Result<Self> {
+        let directory = &path::absolute(directory)?;
+        let lock = lock(directory).await?;
+        let log = Log::open(directory).await?;
+        let user = &RunAsUser::for_cluster(directory)?;
+        let parent = directory.parent().unwrap_or(directory);
         ensure!(
-            account.may_enter(parent),
-            "the user that PostgreSQL runs as cannot enter {}: choose another data folder",
+            user.can_enter(parent),
+            "the user that PostgreSQL runs as cannot enter {}: choose another data directory",
             parent.display()
         );
-        let written_by = version(folder)?;
+        let written_by = version(directory)?;
         let configured = options.binaries.as_deref().map(path::absolute).transpose()?;
-        let binaries = &binaries::find(configured.as_deref(), written_by, account)?;
+        let binaries = &binaries::find(configured.as_deref(), written_by, user)?;
         if written_by.is_none() {
-            create(folder, binaries, account, &log, options.durable).await?;
+            create(directory, binaries, user, &log, options.durable).await?;
         }
-        let sockets = sockets(folder, account)?;
-        let mut command = Leash::command(&binaries.join("postgres"), "INT"); // fast shutdown
-        command.arg("-D").arg(folder).args(settings(&options, &sockets));
-        let leash = run(command, account, &log)?;
+        let socket_directory = choose_socket_directory(directory, user)?;
+        let mut command = ChildGuard::command(&binaries.join("postgres"), "INT"); // fast shutdown
+        command.arg("-D").arg(directory).args(settings(&options, &socket_directory));
+        let server = run(command, user, &log)?;
         let port = options.port.unwrap_or(DEFAULT_PORT);
-        let mut postgres = Self { leash, sockets, port, _lock: lock };
-        postgres.accepts_connections(folder, &log).await?;
+        let mut postgres = Self { server, socket_directory, port, _lock: lock };
+        postgres.wait_until_ready(directory, &log).await?;
         Ok(postgres)
     }
 
-    /// Where the server listens that another shop runs in `folder` now, as socket folder and port; nothing when
-    /// none runs.
+    /// The socket directory and port of the server that another shop runs in `directory` now, if any.
     ///
     /// # Errors
-    /// When the folder cannot be read.
-    pub fn running(folder: &Path) -> anyhow::Result<Option<(PathBuf, u16)>> {
-        match fs::read_to_string(folder.join("postmaster.pid")) {
+    /// When the directory cannot be read.
+    pub fn running(directory: &Path) -> anyhow::Result<Option<(PathBuf, u16)>> {
+        match fs::read_to_string(directory.join("postmaster.pid")) {
             Ok(status) => {
                 let mut lines = status.lines().skip(3);
                 let port = lines.next().and_then(|port| port.trim().parse().ok());
                 let sockets = lines.next().map(|path| PathBuf::from(path.trim()));
-                Ok(sockets
-                    .zip(port)
-                    .filter(|(sockets, port)| is_ready(folder, &socket(sockets, *port))))
+                let is_ready =
+                    |(sockets, port): &(PathBuf, u16)| is_ready(directory, &socket(sockets, *port));
+                Ok(sockets.zip(port).filter(is_ready))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| {
-                format!("cannot read {}: use the user it belongs to", folder.display())
+                format!("cannot read {}: run as the user it belongs to", directory.display())
             }),
         }
     }
 
-    /// The folder of the socket, which stands where a host name would.
+    /// The directory of the socket. Clients take it as host name.
     #[must_use]
-    pub fn socket_folder(&self) -> &Path {
-        &self.sockets
+    pub fn socket_directory(&self) -> &Path {
+        &self.socket_directory
     }
 
-    /// The port: part of the socket's name, and listened at when the options say so.
+    /// The port: part of the socket's name, and a TCP port if [`Options::port`] is set.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Resolves when the server has ended by itself, which it should not. Safe to cancel.
-    pub async fn ended(&mut self) {
-        if let Err(error) = self.leash.ended().await {
-            tracing::error!(%error, "cannot watch over PostgreSQL");
+    /// Resolves when the server has exited by itself, which is a failure. Cancellation safe.
+    pub async fn exited(&mut self) {
+        if let Err(error) = self.server.exited().await {
+            tracing::error!(%error, "cannot wait for the exit of PostgreSQL");
         }
     }
 
-    /// Closes all connections and shuts down; after 30 s by force, which loses nothing either.
+    /// Closes all connections and shuts down. After 30 s it kills the server, which loses no commit.
     pub async fn stop(self) {
-        if let Err(error) = self.leash.end("INT", STOP_PATIENCE).await {
-            tracing::error!(%error, "cannot wait for the end of PostgreSQL");
+        if let Err(error) = self.server.stop("INT", STOP_TIMEOUT).await {
+            tracing::error!(%error, "cannot wait for the exit of PostgreSQL");
         }
-        fs::remove_dir(&self.sockets).ok(); // only if it is the short one, which is empty now
+        fs::remove_dir(&self.socket_directory).ok(); // succeeds only for the short one, which is empty
     }
 
-    async fn accepts_connections(&mut self, folder: &Path, log: &Log) -> anyhow::Result<()> {
-        let socket = socket(&self.sockets, self.port);
+    async fn wait_until_ready(&mut self, directory: &Path, log: &Log) -> anyhow::Result<()> {
+        let socket = socket(&self.socket_directory, self.port);
         let ready = async {
-            while !is_ready(folder, &socket) {
+            while !is_ready(directory, &socket) {
                 sleep(POLL).await;
             }
         };
         tokio::select! {
-            ended = self.leash.ended() => {
-                bail!("PostgreSQL did not start ({}): {}", ended?, log.last_words())
+            exited = self.server.exited() => {
+                bail!("PostgreSQL did not start ({}): {}", exited?, log.cause_of_failure())
             }
-            ready = timeout(START_PATIENCE, ready) => ready.with_context(|| {
-                format!("PostgreSQL did not start within 60 s: {}", log.last_words())
+            ready = timeout(START_TIMEOUT, ready) => ready.with_context(|| {
+                format!("PostgreSQL did not start within 60 s: {}", log.cause_of_failure())
             }),
         }
     }
 }
 
-/// How long the lock is tried: whatever this process is just starting holds a copy of the open file until it runs its program.
-const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+/// How long to retry the lock: a process that this one is forking inherits the open file until it
+/// executes its program.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Keeps other shops away from `folder` until the file is closed.
-async fn lock(folder: &Path) -> anyhow::Result<File> {
-    let path = folder.with_added_extension("lock");
+/// Locks `directory` against other shops until the file is closed.
+async fn lock(directory: &Path) -> anyhow::Result<File> {
+    let path = directory.with_added_extension("lock");
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
     let file = file.with_context(|| format!("cannot open {}", path.display()))?;
     let since = Instant::now();
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if since.elapsed() < LOCK_PATIENCE => sleep(POLL).await,
+            Err(TryLockError::WouldBlock) if since.elapsed() < LOCK_TIMEOUT => sleep(POLL).await,
             Err(TryLockError::WouldBlock) => bail!(
-                "another shop is running on the data in {}: stop it, or choose another data folder",
-                folder.display()
+                "another shop is running on the data in {}: stop it, or choose another data directory",
+                directory.display()
             ),
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("cannot lock {}", path.display()));
@@ -182,69 +182,71 @@ async fn lock(folder: &Path) -> anyhow::Result<File> {
     }
 }
 
-/// What PostgreSQL has to say since its start. Every one of its processes inherits the open file and
-/// with it the lock on it, so that the lock tells whether any is left of the last shop's.
+/// PostgreSQL's log since its start. Each of its processes inherits the open file and the lock on it,
+/// so that the lock shows whether any process of the previous shop still runs.
 struct Log {
     path: PathBuf,
     file: File,
 }
 
 impl Log {
-    async fn open(folder: &Path) -> anyhow::Result<Self> {
-        let path = folder.with_added_extension("log");
+    async fn open(directory: &Path) -> anyhow::Result<Self> {
+        let path = directory.with_added_extension("log");
         let file = OpenOptions::new().append(true).create(true).open(&path);
         let file = file.with_context(|| format!("cannot open {}", path.display()))?;
-        let free = timeout(START_PATIENCE, async {
+        let free = timeout(START_TIMEOUT, async {
             while let Err(TryLockError::WouldBlock) = file.try_lock() {
                 sleep(POLL).await;
             }
         });
         free.await.with_context(|| {
-            format!("a PostgreSQL still runs on {} after 60 s: end it", folder.display())
+            format!("a PostgreSQL still runs on {} after 60 s: stop it", directory.display())
         })?;
         file.set_len(0)?;
         Ok(Self { path, file })
     }
 
-    /// The line that best tells why a start failed.
-    fn last_words(&self) -> String {
+    /// The line that best explains why a start failed.
+    fn cause_of_failure(&self) -> String {
         let log = fs::read_to_string(&self.path).unwrap_or_default();
         let cause = |line: &str| {
             let at = ["FATAL:", "PANIC:", "error:"].iter().find_map(|mark| line.find(mark))?;
             Some(line[at..].to_owned())
         };
         let last = || log.lines().rfind(|line| !line.trim().is_empty()).map(str::to_owned);
-        let words = log.lines().rev().find_map(cause).or_else(last);
-        words.unwrap_or_else(|| format!("{} is empty", self.path.display()))
+        let line = log.lines().rev().find_map(cause).or_else(last);
+        line.unwrap_or_else(|| format!("{} is empty", self.path.display()))
     }
 }
 
-/// The major version that wrote the cluster in `folder`, if there is one.
-fn version(folder: &Path) -> anyhow::Result<Option<u32>> {
-    match fs::read_to_string(folder.join("PG_VERSION")) {
+/// The major version that wrote the cluster in `directory`, if there is one.
+fn version(directory: &Path) -> anyhow::Result<Option<u32>> {
+    match fs::read_to_string(directory.join("PG_VERSION")) {
         Ok(version) => Ok(binaries::major(&version)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| {
-            format!("cannot read {}: start the shop as the user it belongs to", folder.display())
+            format!("cannot read {}: start the shop as the user it belongs to", directory.display())
         }),
     }
 }
 
-/// Makes a cluster elsewhere and then gives it its name, so that there is never half a cluster.
+/// Creates the cluster in a temporary directory and renames it, so that an interrupted start never
+/// leaves half a cluster.
 async fn create(
-    folder: &Path,
+    directory: &Path,
     binaries: &Path,
-    account: &Account,
+    user: &RunAsUser,
     log: &Log,
     durable: bool,
 ) -> anyhow::Result<()> {
-    let half = &folder.with_added_extension("tmp");
-    if half.exists() {
-        fs::remove_dir_all(half).with_context(|| format!("cannot remove {}", half.display()))?;
+    let temporary = &directory.with_added_extension("tmp");
+    if temporary.exists() {
+        fs::remove_dir_all(temporary)
+            .with_context(|| format!("cannot remove {}", temporary.display()))?;
     }
-    private_folder(half, account)?;
-    let mut command = Leash::command(&binaries.join("initdb"), "KILL");
-    command.arg("-D").arg(half).args([
+    create_private(temporary, user)?;
+    let mut command = ChildGuard::command(&binaries.join("initdb"), "KILL");
+    command.arg("-D").arg(temporary).args([
         "-U",
         Postgres::USER,
         "-A",
@@ -256,20 +258,20 @@ async fn create(
     if !durable {
         command.arg("--no-sync");
     }
-    let ended = run(command, account, log)?.ended().await?;
-    ensure!(ended.success(), "initdb made no PostgreSQL cluster: {}", log.last_words());
-    fs::rename(half, folder)
-        .with_context(|| format!("{} is in the way: move it elsewhere", folder.display()))?;
-    folder.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())?;
+    let exited = run(command, user, log)?.exited().await?;
+    ensure!(exited.success(), "initdb created no PostgreSQL cluster: {}", log.cause_of_failure());
+    fs::rename(temporary, directory)
+        .with_context(|| format!("{} already exists: move it elsewhere", directory.display()))?;
+    directory.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())?;
     Ok(())
 }
 
-fn settings(options: &Options, sockets: &Path) -> Vec<String> {
+fn settings(options: &Options, socket_directory: &Path) -> Vec<String> {
     let listen = if options.port.is_some() { "127.0.0.1" } else { "" };
     let mut settings = vec![
         format!("listen_addresses={listen}"),
         format!("port={}", options.port.unwrap_or(DEFAULT_PORT)),
-        format!("unix_socket_directories={}", sockets.display()),
+        format!("unix_socket_directories={}", socket_directory.display()),
         "unix_socket_permissions=0700".into(),
         format!("max_connections={}", options.max_connections),
         "shared_buffers=64MB".into(),
@@ -277,7 +279,7 @@ fn settings(options: &Options, sockets: &Path) -> Vec<String> {
         "jit=off".into(),
         "timezone=UTC".into(),
         "log_timezone=UTC".into(),
-        "log_min_messages=log".into(), // a violated constraint is an answer: no line for each
+        "log_min_messages=log".into(), // a violated constraint is an expected reply: no log line
         "log_checkpoints=off".into(),
         "cluster_name=shop".into(),
     ];
@@ -289,48 +291,48 @@ fn settings(options: &Options, sockets: &Path) -> Vec<String> {
     settings.into_iter().flat_map(|setting| ["-c".into(), setting]).collect()
 }
 
-fn run(mut command: Command, account: &Account, log: &Log) -> io::Result<Leash> {
-    account.take(&mut command);
+fn run(mut command: Command, user: &RunAsUser, log: &Log) -> io::Result<ChildGuard> {
+    user.apply(&mut command);
     command.env("LC_ALL", "C").stdout(log.file.try_clone()?).stderr(log.file.try_clone()?);
-    Leash::hold(command)
+    ChildGuard::spawn(command)
 }
 
-/// The socket lies in the cluster, which nobody else can enter, unless that path is longer than a
-/// socket's may be or would have to be quoted.
-fn sockets(folder: &Path, account: &Account) -> anyhow::Result<PathBuf> {
-    let plain = folder.to_str().is_some_and(|path| !path.contains([',', '"']));
-    if plain && socket(folder, u16::MAX).as_os_str().len() <= SOCKET_PATH_BYTES {
-        return Ok(folder.to_owned());
+/// The socket is in the cluster's directory, which no other user can enter, unless the path is too
+/// long for a socket or contains characters that would have to be quoted.
+fn choose_socket_directory(directory: &Path, user: &RunAsUser) -> anyhow::Result<PathBuf> {
+    let plain = directory.to_str().is_some_and(|path| !path.contains([',', '"']));
+    if plain && socket(directory, u16::MAX).as_os_str().len() <= SOCKET_PATH_BYTES {
+        return Ok(directory.to_owned());
     }
     let mut hasher = DefaultHasher::new();
-    folder.hash(&mut hasher);
+    directory.hash(&mut hasher);
     let short = PathBuf::from(format!("/tmp/shop-{:016x}", hasher.finish()));
-    private_folder(&short, account)?;
+    create_private(&short, user)?;
     Ok(short)
 }
 
-/// A folder that only `account` can enter: a new one, or one that is so already.
-fn private_folder(folder: &Path, account: &Account) -> anyhow::Result<()> {
-    let created = match DirBuilder::new().mode(0o700).create(folder) {
-        Ok(()) => account.own(folder),
+/// Creates a directory that only `user` can enter, or accepts an existing one that is so.
+fn create_private(directory: &Path, user: &RunAsUser) -> anyhow::Result<()> {
+    let created = match DirBuilder::new().mode(0o700).create(directory) {
+        Ok(()) => user.chown(directory),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            let found = fs::symlink_metadata(folder)?;
+            let found = fs::symlink_metadata(directory)?;
             let private = found.is_dir() && found.mode() & 0o077 == 0;
-            if private && found.uid() == account.uid() { Ok(()) } else { Err(error) }
+            if private && found.uid() == user.uid() { Ok(()) } else { Err(error) }
         }
         Err(error) => Err(error),
     };
-    created.with_context(|| format!("cannot create {}", folder.display()))
+    created.with_context(|| format!("cannot create {}", directory.display()))
 }
 
-fn socket(folder: &Path, port: u16) -> PathBuf {
-    folder.join(format!(".s.PGSQL.{port}"))
+fn socket(directory: &Path, port: u16) -> PathBuf {
+    directory.join(format!(".s.PGSQL.{port}"))
 }
 
-/// The server writes down when it is ready. What a killed one wrote does not count: nobody answers at
-/// its socket.
-fn is_ready(folder: &Path, socket: &Path) -> bool {
+/// The server writes to `postmaster.pid` when it is ready. After a kill the file remains, but the
+/// socket refuses connections.
+fn is_ready(directory: &Path, socket: &Path) -> bool {
     UnixStream::connect(socket).is_ok()
-        && fs::read_to_string(folder.join("postmaster.pid"))
+        && fs::read_to_string(directory.join("postmaster.pid"))
             .is_ok_and(|status| status.lines().nth(7).is_some_and(|line| line.trim() == "ready"))
 }
