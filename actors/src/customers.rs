@@ -29,8 +29,8 @@ pub struct Customers {
 }
 
 impl Customers {
-    /// The customers of this database. The ids of changed users go to `changed`, so that cached tokens of
-    /// these users are evicted.
+    /// The customers of this database. The ids of changed users go to `changed`, so that cached
+    /// tokens of these users are evicted.
     pub fn new(database: &Database, changed: broadcast::Sender<UserId>) -> Customers {
         Customers { session: database.session(), changed }
     }

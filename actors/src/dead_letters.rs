@@ -58,8 +58,9 @@ impl DeadLetters {
         dead_letters::find(self.session.connection().await?, id).await
     }
 
-    /// Applies the message before the dead letter is deleted. A crash in between leaves a dead letter that
-    /// was applied, which is harmless: actors apply each event once. A temporary failure changes nothing.
+    /// Applies the message before the dead letter is deleted. A crash in between leaves a dead
+    /// letter that was applied, which is harmless: actors apply each event once. A temporary
+    /// failure changes nothing.
     async fn redrive(
         &mut self,
         id: DeadLetterId,

@@ -1,5 +1,5 @@
-//! Subscriptions: which events an actor applies. Consumers and the redrive of dead letters use them,
-//! whichever the broker.
+//! Subscriptions: which events an actor applies. Consumers and the redrive of dead letters use
+//! them, whichever the broker.
 
 use std::any::Any;
 use std::fmt::{self, Debug};

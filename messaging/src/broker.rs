@@ -25,8 +25,8 @@ impl Broker {
     /// Opens a session to publish on, with publisher confirms. Declares the topology.
     ///
     /// # Errors
-    /// [`Error::Connect`](crate::Error::Connect) if RabbitMQ is unavailable or refuses the session; the
-    /// bus always opens one.
+    /// [`Error::Connect`](crate::Error::Connect) if RabbitMQ is unavailable or refuses the session;
+    /// the bus always opens one.
     pub async fn publisher(&self) -> Result<Publisher> {
         match self {
             Self::Rabbit(rabbit) => rabbit.publisher().await.map(Publisher::Rabbit),
@@ -34,12 +34,12 @@ impl Broker {
         }
     }
 
-    /// Opens a session to consume `queue`, with at most `prefetch` (at least 1) deliveries that are not
-    /// acknowledged.
+    /// Opens a session to consume `queue`, with at most `prefetch` (at least 1) deliveries that are
+    /// not acknowledged.
     ///
     /// # Errors
-    /// [`Error::Connect`](crate::Error::Connect) if the broker is unavailable or refuses the session, or
-    /// if there is no such queue.
+    /// [`Error::Connect`](crate::Error::Connect) if the broker is unavailable or refuses the
+    /// session, or if there is no such queue.
     pub async fn consume(&self, queue: &str, prefetch: u16) -> Result<Deliveries> {
         match self {
             Self::Rabbit(rabbit) => {
@@ -50,8 +50,8 @@ impl Broker {
     }
 }
 
-/// A session to publish on. It closes when it is dropped. Its unconfirmed messages are delivered on the
-/// bus, and may be delivered on RabbitMQ.
+/// A session to publish on. It closes when it is dropped. Its unconfirmed messages are delivered on
+/// the bus, and may be delivered on RabbitMQ.
 #[derive(Debug)]
 pub enum Publisher {
     /// On RabbitMQ.
@@ -61,7 +61,8 @@ pub enum Publisher {
 }
 
 impl Publisher {
-    /// Sends `message`. [`confirmed`](Self::confirmed) returns `id` when the broker has confirmed it.
+    /// Sends `message`. [`confirmed`](Self::confirmed) returns `id` when the broker has confirmed
+    /// it.
     ///
     /// # Errors
     /// [`Error::Closed`](crate::Error::Closed): this message and all in flight are not confirmed.
@@ -77,8 +78,8 @@ impl Publisher {
     ///
     /// # Errors
     /// [`Error::Closed`](crate::Error::Closed): the messages in flight are not confirmed. RabbitMQ
-    /// refused or returned a message, closed the session, disconnected, or did not confirm a message
-    /// within 5 s.
+    /// refused or returned a message, closed the session, disconnected, or did not confirm a
+    /// message within 5 s.
     pub async fn confirmed(&mut self) -> Result<Vec<i64>> {
         match self {
             Self::Rabbit(publisher) => publisher.confirmed().await,
@@ -139,7 +140,8 @@ impl Deliveries {
     /// Acknowledges this delivery.
     ///
     /// # Errors
-    /// [`Error::Closed`](crate::Error::Closed): unacknowledged deliveries are redelivered, this one too.
+    /// [`Error::Closed`](crate::Error::Closed): unacknowledged deliveries are redelivered, this one
+    /// too.
     pub async fn ack(&mut self, tag: u64) -> Result<()> {
         match self {
             Self::Rabbit(deliveries) => deliveries.ack(tag).await,
@@ -153,7 +155,8 @@ impl Deliveries {
     /// Acknowledges this delivery and all unsettled ones before it.
     ///
     /// # Errors
-    /// [`Error::Closed`](crate::Error::Closed): unacknowledged deliveries are redelivered, these too.
+    /// [`Error::Closed`](crate::Error::Closed): unacknowledged deliveries are redelivered, these
+    /// too.
     pub async fn ack_up_to(&mut self, tag: u64) -> Result<()> {
         match self {
             Self::Rabbit(deliveries) => deliveries.ack_up_to(tag).await,
@@ -164,8 +167,8 @@ impl Deliveries {
         }
     }
 
-    /// Returns the delivery to the front of its queue, without a delay. The broker counts deliveries and
-    /// dead-letters the message over the delivery limit.
+    /// Returns the delivery to the front of its queue, without a delay. The broker counts
+    /// deliveries and dead-letters the message over the delivery limit.
     ///
     /// # Errors
     /// [`Error::Closed`](crate::Error::Closed): unacknowledged deliveries are redelivered.
@@ -179,12 +182,12 @@ impl Deliveries {
         }
     }
 
-    /// Publishes the message to the queue's dead letters, with the reason, and then acknowledges the
-    /// delivery.
+    /// Publishes the message to the queue's dead letters, with the reason, and then acknowledges
+    /// the delivery.
     ///
     /// # Errors
-    /// The session or the one for dead letters failed: the message may be among the dead letters, and
-    /// unacknowledged deliveries are redelivered, this one too.
+    /// The session or the one for dead letters failed: the message may be among the dead letters,
+    /// and unacknowledged deliveries are redelivered, this one too.
     pub async fn dead_letter(&mut self, delivery: Delivery, reason: &str) -> Result<()> {
         match self {
             Self::Rabbit(deliveries) => deliveries.dead_letter(delivery, reason).await,

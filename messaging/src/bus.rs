@@ -1,8 +1,8 @@
 //! The in-process bus: RabbitMQ's guarantees within one process.
 //!
 //! It has no disk. It confirms a message when each queue with a copy has settled it; until then the
-//! publisher keeps the message, and the publisher's window bounds the bus. A dead letter is settled when
-//! the dead-letter consumer has acknowledged it.
+//! publisher keeps the message, and the publisher's window bounds the bus. A dead letter is settled
+//! when the dead-letter consumer has acknowledged it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::mem;
@@ -198,7 +198,8 @@ impl Deliveries {
     pub(crate) async fn next(&mut self) -> Delivery {
         let queue = self.queue.clone();
         loop {
-            let arrived = queue.arrived.notified(); // before the check, so that no arrival is missed
+            // Registered before the check, so that no arrival is missed.
+            let arrived = queue.arrived.notified();
             if let Some(delivery) = self.try_next() {
                 return delivery;
             }

@@ -1,5 +1,5 @@
-//! The broker connection: one open session that shows whether the broker is available. While it is not,
-//! only this service tries to connect; the relay and the consumers wait for it.
+//! The broker connection: one open session that shows whether the broker is available. While it is
+//! not, only this service tries to connect; the relay and the consumers wait for it.
 
 use std::sync::Arc;
 

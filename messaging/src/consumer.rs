@@ -1,4 +1,5 @@
-//! Consumers: from a queue of the broker to an actor. A message is acknowledged after the actor's commit.
+//! Consumers: from a queue of the broker to an actor. A message is acknowledged after the actor's
+//! commit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::spans::TracedDelivery;
 use crate::{Connection, Deliveries, Delivery, Result};
 
-/// A transaction costs as much as many messages: after a batch smaller than this, the consumer pauses
-/// to let more messages arrive.
+/// A transaction costs as much as many messages: after a batch smaller than this, the consumer
+/// pauses to let more messages arrive.
 const SMALL_BATCH: usize = 16;
 
 /// The pause after a small batch.
@@ -105,8 +106,8 @@ impl Consumer {
                 Err(why) => self.dead_letter(deliveries, traced, &why.to_string()).await?,
             }
         }
-        // A redelivered message may be the one that crashed the actor. It is applied by itself, so that
-        // it fails alone.
+        // A redelivered message may be the one that crashed the actor. It is applied by itself, so
+        // that it fails alone.
         let (redelivered, fresh): (Vec<_>, Vec<_>) =
             valid.into_iter().partition(|parsed| parsed.traced.delivery.delivery_count > 0);
         for one in redelivered {
@@ -115,9 +116,10 @@ impl Consumer {
         self.settle_all(deliveries, fresh).await
     }
 
-    /// Applies all of them in one transaction. If that fails, one message is the cause. It is isolated
-    /// by halving, the earlier half first to keep the order. After a crash each message is applied by
-    /// itself instead: crashing the actor a few more times costs more than the transactions.
+    /// Applies all of them in one transaction. If that fails, one message is the cause. It is
+    /// isolated by halving, the earlier half first to keep the order. After a crash each message is
+    /// applied by itself instead: crashing the actor a few more times costs more than the
+    /// transactions.
     async fn settle_all(&self, deliveries: &mut Deliveries, fresh: Vec<Parsed>) -> Result<()> {
         let mut parts = vec![fresh]; // the earliest is last
         while let Some(mut part) = parts.pop() {
@@ -175,8 +177,8 @@ impl Consumer {
         }
     }
 
-    /// Sends the updates to the actor, in the trace of the first message. A temporary failure is retried
-    /// without a limit. Meanwhile no further message is taken, and none counts as failed.
+    /// Sends the updates to the actor, in the trace of the first message. A temporary failure is
+    /// retried without a limit. Meanwhile no further message is taken, and none counts as failed.
     async fn apply(&self, part: &[Parsed]) -> shop_persistence::Result<()> {
         let first = &part[0].traced;
         let updates: Vec<&AnyUpdate> = part.iter().map(|parsed| &parsed.update).collect();

@@ -16,8 +16,8 @@ use crate::{Connection, DeadLetterMeta, Deliveries, Delivery, Result, topology};
 /// The maximum number of dead letters that are delivered and not yet stored.
 pub const PREFETCH: u16 = 64;
 
-/// The delay after a dead letter crashed the actor that stores it: long enough that the actor does not
-/// reach its supervisor's maximum number of restarts.
+/// The delay after a dead letter crashed the actor that stores it: long enough that the actor does
+/// not reach its supervisor's maximum number of restarts.
 const CRASH_DELAY: Duration = Duration::from_secs(10);
 
 /// Stores one queue's dead letters in the database, where an administrator sees them.
@@ -45,8 +45,8 @@ impl Service for DeadLetterConsumer {
 }
 
 impl DeadLetterConsumer {
-    /// Consumes over one connection until it breaks. Cancelling this anywhere is harmless: dead letters
-    /// without an acknowledgement are redelivered, and each is stored once.
+    /// Consumes over one connection until it breaks. Cancelling this anywhere is harmless: dead
+    /// letters without an acknowledgement are redelivered, and each is stored once.
     async fn session(&self, actor_metrics: &Arc<ActorMetrics>) -> Result<()> {
         self.connection.up().await;
         let queue = topology::dead(self.queue);

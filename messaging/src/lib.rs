@@ -1,6 +1,7 @@
-//! RabbitMQ in and out: topology, consumers, dead-letter consumers and the relay; and the in-process bus
-//! with the same guarantees. Which events exist is declared in `shop_persistence::events`, which actor
-//! applies them in `shop_actors`. The only crate that uses amqprs.
+//! RabbitMQ in and out: topology, consumers, dead-letter consumers and the relay; and the
+//! in-process bus with the same guarantees. Which events exist is declared in
+//! `shop_persistence::events`, which actor applies them in `shop_actors`. The only crate that uses
+//! amqprs.
 
 mod broker;
 mod bus;

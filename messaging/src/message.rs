@@ -31,8 +31,8 @@ pub enum Error {
 
 /// A message: where it is published, its properties and its body.
 ///
-/// A dead letter has the exchange and routing key of its first publication, so that it can be published
-/// there again.
+/// A dead letter has the exchange and routing key of its first publication, so that it can be
+/// published there again.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Message {
     /// The exchange's name, without the prefix; "" is the default exchange.

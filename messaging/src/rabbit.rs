@@ -35,8 +35,8 @@ pub struct RabbitConfig {
     pub vhost: String,
     /// The prefix of every exchange and queue, so that shops can share a broker.
     pub prefix: String,
-    /// The maximum number of redeliveries; then a message becomes a dead letter. RabbitMQ stores it when
-    /// a queue is first declared, and refuses another value afterwards.
+    /// The maximum number of redeliveries; then a message becomes a dead letter. RabbitMQ stores it
+    /// when a queue is first declared, and refuses another value afterwards.
     pub delivery_limit: u32,
     /// The name of the connections in RabbitMQ's management tools.
     pub connection_name: String,

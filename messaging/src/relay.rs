@@ -1,5 +1,5 @@
-//! The relay: publishes the outbox. An event is deleted after the broker's confirmation, so that it may be
-//! published twice and is never lost.
+//! The relay: publishes the outbox. An event is deleted after the broker's confirmation, so that it
+//! may be published twice and is never lost.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,22 +20,23 @@ use crate::{Connection, Message, Publisher, spans, topology};
 /// The maximum number of events that are published and not yet confirmed.
 pub const WINDOW: usize = 2048;
 
-/// The minimum time between two queries after a commit. A query costs PostgreSQL as much as many events.
+/// The minimum time between two queries after a commit. A query costs PostgreSQL as much as many
+/// events.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
-/// While the outbox has more events than the window, the next query waits for this many confirmations:
-/// the broker is busy with the others meanwhile.
+/// While the outbox has more events than the window, the next query waits for this many
+/// confirmations: the broker is busy with the others meanwhile.
 const REFILL: usize = WINDOW / 2;
 
-/// The maximum time that a confirmed event stays in the outbox while the relay has no other reason for a
-/// query. It has one most of the time.
+/// The maximum time that a confirmed event stays in the outbox while the relay has no other reason
+/// for a query. It has one most of the time.
 const MAX_DELETE_DELAY: Duration = Duration::from_millis(20);
 
 /// The time between two queries without a notification of a commit.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Publishes the committed events of a database. Cancelling it anywhere is harmless: events without a
-/// confirmation stay in the outbox.
+/// Publishes the committed events of a database. Cancelling it anywhere is harmless: events without
+/// a confirmation stay in the outbox.
 #[derive(Debug, Clone)]
 pub struct Relay {
     /// The database with the outbox.
@@ -96,8 +97,8 @@ impl Relay {
 }
 
 impl RelaySession<'_> {
-    /// Deletes confirmed events and publishes as many as the window holds. Returns whether the outbox may
-    /// have more.
+    /// Deletes confirmed events and publishes as many as the window holds. Returns whether the
+    /// outbox may have more.
     async fn publish(&mut self) -> HandlerResult<bool> {
         let in_flight: Vec<_> = self.in_flight.keys().copied().collect();
         let limit = WINDOW - in_flight.len();

@@ -1,6 +1,6 @@
-//! Every exchange and queue. All nodes declare all of them, so that an event that is published before
-//! the first start of its consumer is stored. Events, their routes and their queues are declared in
-//! `persistence/src/events.rs`.
+//! Every exchange and queue. All nodes declare all of them, so that an event that is published
+//! before the first start of its consumer is stored. Events, their routes and their queues are
+//! declared in `persistence/src/events.rs`.
 //!
 //! ```text
 //! fanout event E ── exchange E ──────┬─► queue Q, for each queue of the event's route
@@ -19,8 +19,8 @@ use shop_persistence::events::{EVENTS, Route};
 pub const DEFAULT_EXCHANGE: &str = "";
 /// The direct exchange from the name of a queue to its dead letters.
 pub const DEAD_LETTERS: &str = "dead_letters";
-/// The queue of dead letters that no consumer can take: amqprs closes the connection on a message that
-/// it cannot decode, and one such message must not hold up the others.
+/// The queue of dead letters that no consumer can take: amqprs closes the connection on a message
+/// that it cannot decode, and one such message must not hold up the others.
 pub const UNDELIVERABLE: &str = "undeliverable";
 
 /// A queue and the fanout exchanges that it is bound to.

@@ -1,8 +1,8 @@
-//! The committed JSON Schemas of the events in `docs/events`: they equal the code, and a breaking change
-//! is refused. That published events match them is tested in `events.rs`.
+//! The committed JSON Schemas of the events in `docs/events`: they equal the code, and a breaking
+//! change is refused. That published events match them is tested in `events.rs`.
 //!
-//! `make event-schemas` writes them after a compatible change. An incompatible change needs a new event
-//! name, or, before the first release, that the old schema is deleted.
+//! `make event-schemas` writes them after a compatible change. An incompatible change needs a new
+//! event name, or, before the first release, that the old schema is deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -57,8 +57,9 @@ fn committed_schemas_equal_the_code() {
     }
 }
 
-/// What other versions of the shop and other programs cannot cope with: an older consumer needs each
-/// field that it knows, and a newer consumer must not need a field that an older publisher omits.
+/// What other versions of the shop and other programs cannot cope with: an older consumer needs
+/// each field that it knows, and a newer consumer must not need a field that an older publisher
+/// omits.
 fn breaking_changes(old: &Value, new: &Value) -> Vec<String> {
     let mut found = vec![];
     compare(old, new, (old, new), "body", &mut found);

@@ -19,10 +19,10 @@ use crate::topology::DEAD_LETTERS;
 
 /// The queues whose last consumer was disconnected without a reason from the broker.
 ///
-/// The cause may be a message that amqprs cannot decode, such as text that is not UTF-8: it closes the
-/// connection, and all deliveries of that session count one more attempt. The next consumer therefore
-/// takes messages one by one until it has passed that message, so that only this message reaches the
-/// delivery limit.
+/// The cause may be a message that amqprs cannot decode, such as text that is not UTF-8: it closes
+/// the connection, and all deliveries of that session count one more attempt. The next consumer
+/// therefore takes messages one by one until it has passed that message, so that only this message
+/// reaches the delivery limit.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PoisonIsolation(Arc<Mutex<HashSet<String>>>);
 
@@ -174,8 +174,8 @@ impl Deliveries {
         Ok(())
     }
 
-    /// Publishes the copy on a connection of its own: RabbitMQ stops reading from publishing connections
-    /// when it is short of memory or disk, and acknowledgements must not wait for that.
+    /// Publishes the copy on a connection of its own: RabbitMQ stops reading from publishing
+    /// connections when it is short of memory or disk, and acknowledgements must not wait for that.
     pub(crate) async fn dead_letter(&mut self, delivery: Delivery, reason: &str) -> Result<()> {
         self.session.check()?;
         let Delivery { tag, delivery_count, message } = delivery;
@@ -195,7 +195,8 @@ impl Deliveries {
         self.ack(tag).await
     }
 
-    /// Counts an acknowledged message. After enough messages one by one, the prefetch applies again.
+    /// Counts an acknowledged message. After enough messages one by one, the prefetch applies
+    /// again.
     async fn leave_isolation(&mut self) -> Result<()> {
         self.one_by_one = match self.one_by_one {
             Some(left) if left > 1 => Some(left - 1),

@@ -96,7 +96,8 @@ pub fn dead_letter(
         set(&mut headers, FIRST_FAILURE, now().to_string().into());
     }
     set(&mut headers, ATTEMPTS, FieldValue::l(i64::from(delivery_count) + 1));
-    // RabbitMQ would send copies to CC and BCC, refuse the user id of another user, and expire the copy.
+    // RabbitMQ would send copies to CC and BCC, refuse the user id of another user, and expire the
+    // copy.
     for name in ["CC", "BCC"] {
         take(&mut headers, name);
     }

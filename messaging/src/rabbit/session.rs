@@ -1,8 +1,8 @@
 //! One connection to RabbitMQ with one channel.
 //!
 //! amqprs does not reconnect and reports confirms to callbacks. The callbacks forward them, and the
-//! channel's callback owns the only sender of `events`: when amqprs ends its tasks, for whatever reason,
-//! the receiver ends too, and the session with it.
+//! channel's callback owns the only sender of `events`: when amqprs ends its tasks, for whatever
+//! reason, the receiver ends too, and the session with it.
 
 use std::fmt;
 use std::future::Future;
