@@ -1,4 +1,4 @@
-//! Log lines: readable on a terminal, JSON for collectors. They go to standard error.
+//! Log lines on standard error: text for terminals, JSON for log collectors.
 
 use std::fmt;
 use std::io::{IsTerminal, stderr};
@@ -19,8 +19,8 @@ use crate::telemetry::{STATEMENTS, Statements};
 
 /// Starts logging. Once per process.
 pub fn start(log: &Log) -> anyhow::Result<()> {
-    // What these log themselves, a session or supervisor of ours handles and says in its own words. A statement is
-    // logged where that is asked for (`echo`); one that is only traced is of a lower level.
+    // The shop logs failures of these crates itself. sqlx logs statements at `info` if a database
+    // has `echo = true`, else below it, where only the trace layer sees them.
     let filter = format!(
         "{},amqprs=off,ractor=off,sqlx::postgres::notice=off,sqlx_core::pool=off,{STATEMENTS}=info",
         log.level
@@ -31,12 +31,12 @@ pub fn start(log: &Log) -> anyhow::Result<()> {
         Format::Text => {
             let ansi = stderr().is_terminal();
             let shape = format().with_ansi(ansi).with_target(false);
-            lines.with_ansi(ansi).event_format(ForWhom { shape, add: behind }).boxed()
+            lines.with_ansi(ansi).event_format(WithContext { shape, append: append_text }).boxed()
         }
         Format::Json => {
             let shape = format().json().flatten_event(true).with_span_list(false);
             let lines = lines.fmt_fields(JsonFields::new());
-            lines.event_format(ForWhom { shape, add: within }).boxed()
+            lines.event_format(WithContext { shape, append: append_json }).boxed()
         }
     };
     let statements = trace::is_exported().then(|| {
@@ -47,13 +47,13 @@ pub fn start(log: &Log) -> anyhow::Result<()> {
     started.map_err(|error| anyhow::anyhow!("logging cannot start: {error}"))
 }
 
-/// Lines of this shape, each with what it was for added to it.
-struct ForWhom<F> {
+/// Formats a line and appends the request and trace ids of the current task.
+struct WithContext<F> {
     shape: Shape<F>,
-    add: fn(line: &str, cause: &TaskContext) -> String,
+    append: fn(line: &str, task: &TaskContext) -> String,
 }
 
-impl<F, S, N> FormatEvent<S, N> for ForWhom<F>
+impl<F, S, N> FormatEvent<S, N> for WithContext<F>
 where
     Shape<F>: FormatEvent<S, N>,
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -65,23 +65,23 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let Some(cause) = TaskContext::current() else {
+        let Some(task) = TaskContext::current() else {
             return self.shape.format_event(context, writer, event);
         };
         let mut line = String::new();
         self.shape.format_event(context, Writer::new(&mut line), event)?;
-        writeln!(writer, "{}", (self.add)(line.trim_end(), &cause))
+        writeln!(writer, "{}", (self.append)(line.trim_end(), &task))
     }
 }
 
-/// At the end of a line of text.
-fn behind(line: &str, TaskContext { span, request_id }: &TaskContext) -> String {
+/// Appends fields to a line of text.
+fn append_text(line: &str, TaskContext { span, request_id }: &TaskContext) -> String {
     let request = request_id.as_ref().map(|id| format!(" request.id={id}")).unwrap_or_default();
     format!("{line}{request} trace.id={}", span.trace_id_hex())
 }
 
-/// Within an object of JSON.
-fn within(object: &str, TaskContext { span, request_id }: &TaskContext) -> String {
+/// Adds the field `span` to a JSON object.
+fn append_json(object: &str, TaskContext { span, request_id }: &TaskContext) -> String {
     let open = object.strip_suffix('}').unwrap_or(object);
     let trace = span.trace_id_hex().to_string();
     let span = match request_id {

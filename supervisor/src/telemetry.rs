@@ -1,5 +1,5 @@
-//! Traces: to an OpenTelemetry collector, in batches, from a thread of its own. The ids are ours; a collector that is
-//! away costs nothing but the traces of meanwhile.
+//! Exports spans to an OpenTelemetry collector, in batches, on a thread of its own. While the
+//! collector is unavailable, its spans are dropped and nothing else is affected.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -27,59 +27,60 @@ use tracing_subscriber::layer::{self, Context as Spans};
 use crate::Node;
 use crate::config::Telemetry;
 
-/// At most so many spans wait for the collector; what is more is dropped.
-const MOST_THAT_WAIT: usize = 8192;
+/// Maximum number of spans that wait for export. Further spans are dropped.
+const MAX_QUEUED_SPANS: usize = 8192;
 
-/// How long the collector may take for a batch; and at the end, for what is left.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Timeout of an export, and of the last one at shutdown.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a span waits for others to go with it.
-const GATHERING: Duration = Duration::from_millis(500);
+/// Maximum delay of a span before its batch is exported.
+const BATCH_DELAY: Duration = Duration::from_millis(500);
 
-/// Exports what is recorded for as long as it lives, and at its end what is left.
+/// Exports spans while it lives, and those that are left when it is dropped.
 #[derive(Debug)]
-pub struct Exporting(Option<Arc<BatchSpanProcessor>>);
+pub struct ExportGuard(Option<Arc<BatchSpanProcessor>>);
 
-/// Starts to record traces, if they shall go anywhere. Once per process, before logging and databases.
+/// Starts to record spans if a collector is configured. Call it once per process, before logging and
+/// databases start.
 ///
 /// # Errors
-/// When the collector's address is none.
-pub fn start(telemetry: &Telemetry, nodes: &[Node]) -> anyhow::Result<Exporting> {
+/// When the collector's URL is invalid.
+pub fn start(telemetry: &Telemetry, nodes: &[Node]) -> anyhow::Result<ExportGuard> {
     let Telemetry { otlp_endpoint, sample_percent, .. } = telemetry;
     if otlp_endpoint.is_empty() {
-        return Ok(Exporting(None));
+        return Ok(ExportGuard(None));
     }
     let exporter = SpanExporter::builder()
         .with_http()
         .with_endpoint(format!("{}/v1/traces", otlp_endpoint.trim_end_matches('/')))
-        .with_timeout(PATIENCE)
+        .with_timeout(EXPORT_TIMEOUT)
         .build()
         .context("telemetry.otlp_endpoint")?;
     let batches = BatchConfigBuilder::default()
-        .with_max_queue_size(MOST_THAT_WAIT)
-        .with_scheduled_delay(GATHERING)
+        .with_max_queue_size(MAX_QUEUED_SPANS)
+        .with_scheduled_delay(BATCH_DELAY)
         .build();
-    let exporter = Patient { exporter, away: AtomicBool::new(false) };
+    let exporter = LoggingExporter { exporter, is_failing: AtomicBool::new(false) };
     let mut processor = BatchSpanProcessor::new(exporter, batches);
     processor.set_resource(&resource(nodes));
     let processor = Arc::new(processor);
-    let taking = processor.clone();
+    let receiver = processor.clone();
     let scope = InstrumentationScope::builder("shop").build();
     trace::set_exporter(f64::from(*sample_percent) / 100.0, move |ended| {
-        taking.on_end(span(ended, scope.clone()));
+        receiver.on_end(span(ended, scope.clone()));
     });
-    Ok(Exporting(Some(processor)))
+    Ok(ExportGuard(Some(processor)))
 }
 
-impl Drop for Exporting {
+impl Drop for ExportGuard {
     fn drop(&mut self) {
         if let Some(processor) = &self.0 {
-            processor.shutdown_with_timeout(PATIENCE).ok(); // it was said that the collector is away
+            processor.shutdown_with_timeout(EXPORT_TIMEOUT).ok(); // the exporter logs failures
         }
     }
 }
 
-/// Who speaks: the shop, or the one node of it that this process is.
+/// The service that the spans belong to: the shop, or its one node in this process.
 fn resource(nodes: &[Node]) -> Resource {
     let name = match nodes {
         [node] => format!("shop-{}", node.name()),
@@ -92,29 +93,29 @@ fn resource(nodes: &[Node]) -> Resource {
         .build()
 }
 
-/// Says once that the collector is away, and once that it is back.
+/// Logs when exports start to fail and when they succeed again.
 #[derive(Debug)]
-struct Patient {
+struct LoggingExporter {
     exporter: SpanExporter,
-    away: AtomicBool,
+    is_failing: AtomicBool,
 }
 
-impl Exporter for Patient {
+impl Exporter for LoggingExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let outcome = self.exporter.export(batch).await;
-        let was_away = self.away.swap(outcome.is_err(), Relaxed);
+        let was_failing = self.is_failing.swap(outcome.is_err(), Relaxed);
         match &outcome {
-            Err(error) if !was_away => {
-                tracing::warn!(%error, "the collector takes no traces; those of meanwhile are lost");
+            Err(error) if !was_failing => {
+                tracing::warn!(%error, "exporting spans fails; spans are dropped until the collector accepts them again");
             }
-            Ok(()) if was_away => tracing::info!("the collector takes traces again"),
+            Ok(()) if was_failing => tracing::info!("exporting spans works again"),
             _ => {}
         }
         outcome
     }
 
-    fn shutdown_with_timeout(&self, patience: Duration) -> OTelSdkResult {
-        self.exporter.shutdown_with_timeout(patience)
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
     }
 
     fn set_resource(&mut self, resource: &Resource) {
@@ -161,10 +162,10 @@ fn attribute((key, value): (&'static str, Value)) -> KeyValue {
     }
 }
 
-/// What sqlx calls its log lines of statements.
+/// Target of the log events that sqlx emits for statements.
 pub(crate) const STATEMENTS: &str = "sqlx::query";
 
-/// Makes of each SQL statement that sqlx logs a step of the trace that it belongs to.
+/// Turns each statement that sqlx logs into a span of the current trace.
 pub(crate) struct Statements;
 
 impl<S: Subscriber> layer::Layer<S> for Statements {
@@ -174,21 +175,21 @@ impl<S: Subscriber> layer::Layer<S> for Statements {
         event.record(&mut statement);
         let Statement { summary, text, seconds, rows } = statement;
         let text = if text.is_empty() { summary.clone() } else { text };
-        let mut step = trace.child(OwnSpanKind::Client, summary);
-        step.set("db.system.name", "postgresql");
-        step.set("db.query.text", text.as_str());
-        step.set("db.response.returned_rows", rows);
-        step.started_before(Duration::try_from_secs_f64(seconds).unwrap_or_default());
-        step.finish();
+        let mut span = trace.child(OwnSpanKind::Client, summary);
+        span.set("db.system.name", "postgresql");
+        span.set("db.query.text", text.as_str());
+        span.set("db.response.returned_rows", rows);
+        span.started_before(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+        span.finish();
     }
 }
 
-/// A statement, as sqlx logs it.
+/// The fields of a statement's log event.
 #[derive(Default)]
 struct Statement {
-    /// Its first words.
+    /// The first words of the SQL.
     summary: String,
-    /// All of it, if that is more.
+    /// The whole SQL, if it is longer than the summary.
     text: String,
     seconds: f64,
     rows: i64,
@@ -223,7 +224,7 @@ mod tests {
     use crate::Config;
 
     #[test]
-    fn a_collector_that_is_no_url_is_refused_by_its_key() {
+    fn an_endpoint_that_is_not_a_url_is_refused() {
         let read = |value: &str| {
             let variable = ("SHOP__TELEMETRY__OTLP_ENDPOINT".to_owned(), value.to_owned());
             Config::read(None, [variable]).map(drop).map_err(|error| error.to_string())

@@ -1,6 +1,6 @@
-//! The shop's own PostgreSQL, and the folder it lives in, on real clusters.
+//! The embedded PostgreSQL and the data directory, on real clusters.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+#![expect(clippy::unwrap_used, reason = "a test panics when it cannot continue")]
 
 use std::fs;
 use std::future::Future;
@@ -15,22 +15,22 @@ use shop_supervisor::embedded::{DataDirectory, Options, Postgres};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Executor};
 
-/// Names the cluster that this very program shall hold when a test starts it again.
+/// Environment variable that makes this test program run the cluster that it names.
 const HOLD: &str = "SHOP_TEST_HOLD";
 
 #[tokio::test]
-async fn a_second_start_finds_its_data() {
+async fn data_survives_a_restart() {
     let directory = Folder::new("second-start");
     let postgres = start(&directory.cluster()).await;
-    connect(&postgres).await.execute("create table kept (word text)").await.unwrap();
+    connect(&postgres).await.execute("create table stored (word text)").await.unwrap();
     postgres.stop().await;
     let postgres = start(&directory.cluster()).await;
-    connect(&postgres).await.execute("insert into kept values ('слово')").await.unwrap();
+    connect(&postgres).await.execute("insert into stored values ('слово')").await.unwrap();
     postgres.stop().await;
 }
 
 #[tokio::test]
-async fn a_durable_cluster_forgets_no_commit() {
+async fn a_durable_cluster_syncs_each_commit() {
     let directory = Folder::new("durable");
     let postgres =
         Postgres::start(&directory.cluster(), Options { durable: true, ..test_options() })
@@ -89,18 +89,18 @@ async fn nothing_is_left_of_a_stopped_shop() {
 }
 
 #[tokio::test]
-async fn a_server_that_ends_by_itself_is_noticed() {
+async fn a_server_that_exits_by_itself_is_detected() {
     let directory = Folder::new("ends-itself");
     let mut postgres = start(&directory.cluster()).await;
     let server = server_of(&directory.cluster());
     assert!(kill("KILL", server));
     tokio::time::timeout(Duration::from_secs(20), postgres.exited()).await.unwrap();
     postgres.stop().await;
-    start(&directory.cluster()).await.stop().await; // and the crash is recovered from
+    start(&directory.cluster()).await.stop().await; // crash recovery
 }
 
 #[tokio::test]
-async fn half_a_cluster_is_made_anew() {
+async fn a_half_created_cluster_is_created_again() {
     let directory = Folder::new("half-made");
     fs::create_dir(directory.0.join("postgres.tmp")).unwrap();
     fs::write(directory.0.join("postgres.tmp/PG_VERSION"), "1").unwrap();
@@ -166,7 +166,7 @@ async fn tests_can_reach_it_by_host_and_port() {
 }
 
 #[test]
-fn the_secret_is_made_up_once_and_kept_private() {
+fn the_secret_is_generated_once_and_readable_by_its_owner_only() {
     let folder = Folder::new("secret");
     let directory = DataDirectory::choose(&folder.0.join("data")).unwrap();
     let secret = directory.secret().unwrap();
@@ -178,14 +178,14 @@ fn the_secret_is_made_up_once_and_kept_private() {
 }
 
 #[test]
-fn a_secret_cut_short_is_refused() {
+fn a_truncated_secret_is_refused() {
     let folder = Folder::new("short-secret");
     let directory = DataDirectory::choose(&folder.0).unwrap();
     fs::write(directory.path().join("jwt_secret"), "half").unwrap();
     assert!(directory.secret().unwrap_err().to_string().contains("fewer than 32 bytes"));
 }
 
-/// Not a test but the shop that other tests kill: holds a cluster for as long as it lives.
+/// Not a test, but the process that other tests kill: runs a cluster until it is killed.
 #[tokio::test]
 async fn hold_a_cluster() {
     if let Some(folder) = std::env::var_os(HOLD) {
@@ -230,13 +230,13 @@ fn server_of(cluster: &Path) -> u32 {
     status.lines().next().unwrap().parse().unwrap()
 }
 
-/// Whether there was a process to send `signal` to. Signal 0 only asks.
+/// Sends `signal`; returns whether the process exists. Signal 0 sends nothing.
 fn kill(signal: &str, process: u32) -> bool {
     let command = format!("kill -s {signal} {process}");
     Command::new("sh").args(["-c", &command]).stderr(Stdio::null()).status().unwrap().success()
 }
 
-/// The processes, shells among them, that were started for something in `folder`.
+/// The processes, including shells, whose command line contains `folder`.
 fn processes_on(folder: &Path) -> Vec<String> {
     let output = Command::new("ps").args(["-e", "-o", "pid=,args="]).output().unwrap();
     let lines = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -248,12 +248,12 @@ fn processes_on(folder: &Path) -> Vec<String> {
 }
 
 async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    let patience = tokio::time::timeout(Duration::from_secs(20), async {
+    let condition = tokio::time::timeout(Duration::from_secs(20), async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
-    patience.await.unwrap_or_else(|_| panic!("not within 20 s: {what}"));
+    condition.await.unwrap_or_else(|_| panic!("not within 20 s: {what}"));
 }
 
 /// A temporary folder, removed at the end of its test.
