@@ -7,9 +7,6 @@ mod operation;
 mod oracle;
 mod process;
 mod scenario;
-#[expect(dead_code, reason = "the integration tests need more of it")]
-#[path = "../it/shop.rs"]
-mod shop;
 
 use std::process::ExitCode;
 use std::time::Instant;

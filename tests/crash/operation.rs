@@ -5,8 +5,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::Value;
 use shop_supervisor::Node;
-
-use crate::shop::Client;
+use shop_tests::Client;
 
 /// Timeout of one attempt.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(6);

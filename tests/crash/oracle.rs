@@ -2,9 +2,8 @@
 
 use anyhow::ensure;
 use shop_supervisor::Node;
+use shop_tests::Settings;
 use sqlx::{AssertSqlSafe, PgConnection};
-
-use crate::shop::Settings;
 
 /// `Err` describes what differs.
 pub type Check = Result<(), String>;

@@ -12,16 +12,16 @@ use serde_json::{Value, json};
 use shop_messaging::Publisher;
 use shop_runtime::failpoint::FailAction;
 use shop_supervisor::Node;
+use shop_tests::api::{Order, Product};
 use shop_tests::fault_proxy::FaultProxy;
 use shop_tests::rabbitmq::RabbitMq;
-use shop_tests::{Folder, free_port};
+use shop_tests::{BrokerKind, Client, Folder, PASSWORD, Settings};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::operation::Operation;
 use crate::oracle::{Check, Oracle, Rows};
 use crate::process::Process;
-use crate::shop::{Client, Over, PASSWORD, Settings, Urls, eventually};
 
 /// Timeout of every wait.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -39,8 +39,8 @@ pub struct Scenario {
     admin: Client,
     customer: Client,
     /// Several, so that an order has several items.
-    products: Vec<Value>,
-    order: Value,
+    products: Vec<Product>,
+    order: Order,
     oracle: Oracle,
     /// A connection to a database that is not the shop's.
     maintenance: PgConnection,
@@ -65,26 +65,23 @@ impl Scenario {
     pub async fn start() -> anyhow::Result<Scenario> {
         let rabbit = RabbitMq::shared().await?;
         let broker_proxy = FaultProxy::open("shop to broker".into(), rabbit.port()).await?;
-        let (settings, urls) = configure(broker_proxy.port()).await;
+        let (mut settings, urls) = Settings::with_fixed_ports(BrokerKind::RabbitMq).await;
+        settings.set("SHOP__RABBITMQ__PORT", &broker_proxy.port().to_string());
+        settings.set("SHOP__IDEMPOTENCY__RETENTION_SECONDS", "60"); // longer than a visit
         let folder = Folder::new("shop-crash")?;
         let shop = Process::start(&folder, &settings.variables).await?;
         let anonymous = Client::new(urls);
-        let admin = anonymous.sign_in("admin").await;
-        let customer = anonymous.sign_up("anna").await;
+        let admin = anonymous.log_in("admin").await;
+        let customer = anonymous.register("anna").await;
         let mut products = vec![];
         for _ in 0..PRODUCTS {
             products.push(admin.product(1990, 1_000_000).await);
         }
-        let order = eventually(async || {
-            // Refused until the customer's event has arrived.
-            let answer = customer.order(&[(&products[0], 1)]).await;
-            if answer.status == 201 { Ok(answer.json()) } else { Err(answer.text) }
-        })
-        .await;
+        let order = customer.order(&[(&products[0], 1)]).await.read(201);
         Ok(Scenario {
             oracle: Oracle::connect(&settings).await,
             maintenance: settings.connect("postgres").await,
-            publisher: settings.rabbit(rabbit.port()).publisher().await?,
+            publisher: settings.foreign_broker(rabbit.port()).publisher().await?,
             settings,
             folder,
             shop,
@@ -148,21 +145,18 @@ impl Scenario {
         let key = || Some(Uuid::new_v4().to_string());
         let customer = || self.customer.clone();
         let admin = || self.admin.clone();
-        let item = |product: &Value| json!({"product_id": product["id"], "quantity": 1});
-        let items: Vec<_> = self.products.iter().map(item).collect();
-        let item = &self.order["items"][0]["id"];
-        let update = format!("/update_order/{}", self.order["id"]);
-        let quantity = |quantity: i64| json!({"order_item_id": item, "quantity": quantity});
+        let items: Vec<_> = self.products.iter().map(|product| (product, 1)).collect();
+        let (path, update) = (self.order.path(), self.order.update_path());
+        let quantity = |quantity: i64| self.order.quantity_change(0, quantity);
         let (get, post, put) = (Method::GET, Method::POST, Method::PUT);
         let operation = |client, key, method: &Method, node, path: &str, body, status| {
             let (method, path) = (method.clone(), path.to_owned());
             Operation { client, key, method, node, path, body, status }
         };
-        let order = json!({"user_id": self.customer.id(), "items": items});
-        let category = &self.products[0]["category_id"];
+        let order = self.customer.order_body(&items);
+        let category = self.products[0].category_id;
         let product = json!({"name": "Чашка", "price": 5, "quantity": 9, "category_id": category});
         let user = registration(&format!("user-{n}"));
-        let read = format!("/order/{}", self.order["id"]);
         vec![
             operation(customer(), key(), &post, Node::Order, "/order", order, 201),
             operation(customer(), key(), &put, Node::Order, &update, quantity(1 + n % 7), 200),
@@ -170,7 +164,7 @@ impl Scenario {
             operation(customer(), None, &put, Node::Order, &update, quantity(1 + n % 5), 200),
             operation(admin(), key(), &post, Node::Catalog, "/api/v1/product", product, 201),
             operation(admin(), key(), &post, Node::Auth, "/api/v1/auth/register", user, 201),
-            operation(customer(), None, &get, Node::Order, &read, Value::Null, 200),
+            operation(customer(), None, &get, Node::Order, &path, Value::Null, 200),
             operation(customer(), None, &get, Node::Order, "/metrics", Value::Null, 200),
         ]
     }
@@ -265,21 +259,6 @@ impl Scenario {
         self.lost_broker = false;
         Ok(())
     }
-}
-
-/// The configuration of a shop that reaches RabbitMQ at `broker_port`, and the URLs of its nodes. The
-/// ports stay the same when the process is started again.
-async fn configure(broker_port: u16) -> (Settings, Urls) {
-    let mut settings = Settings::new(Over::RabbitMq).await;
-    settings.set("SHOP__RABBITMQ__PORT", &broker_port.to_string());
-    let ports = Node::ALL.map(|node| (node, free_port()));
-    for (node, port) in ports {
-        let key = format!("SHOP__{}__HTTP__PORT", node.name().to_uppercase());
-        settings.set(&key, &port.to_string());
-    }
-    settings.set("SHOP__IDEMPOTENCY__RETENTION_SECONDS", "60"); // longer than a visit
-    let port = |node| ports.iter().find(|(other, _)| *other == node).expect("a node's port").1;
-    (settings, Urls::new(|node| format!("http://127.0.0.1:{}", port(node))))
 }
 
 /// The body of a registration.

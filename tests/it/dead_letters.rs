@@ -423,7 +423,7 @@ async fn replicas_share_their_dead_letters() {
     let settings = Settings::new(Over::RabbitMq).await;
     let shops = [TestShop::with(settings.clone()).await, TestShop::with(settings.clone()).await];
     let admin = shops[0].admin().await;
-    let admins = [admin.at(&shops[0]), admin.at(&shops[1])];
+    let admins = [admin.at(shops[0].urls()), admin.at(shops[1].urls())];
     let mut stranger = Stranger::beside(&shops[0]).await;
     let order = sell_too_many(&admin, &mut stranger).await;
     let stocked = dead_letters(&admin, Node::Order, 1).await.remove(0);

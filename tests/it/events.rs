@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 use shop_messaging::{Broker, Message, Publisher, topology};
 use shop_persistence::events::EVENTS;
@@ -92,7 +93,7 @@ pub fn product(id: i64, price: i64, quantity: i64) -> Value {
 /// Orders for somebody, as the administrator.
 pub async fn order_for(
     admin: &Client,
-    user: &str,
+    user: impl Serialize,
     product: i64,
     quantity: i64,
 ) -> crate::shop::Answer {
@@ -101,7 +102,7 @@ pub async fn order_for(
 }
 
 /// The same at once, whatever was heard of.
-pub async fn order_now(admin: &Client, user: &str, product: i64) -> crate::shop::Answer {
+pub async fn order_now(admin: &Client, user: impl Serialize, product: i64) -> crate::shop::Answer {
     let items = json!([{"product_id": product, "quantity": 1}]);
     admin.post(Node::Order, "/order", json!({"user_id": user, "items": items})).await
 }
@@ -115,9 +116,9 @@ async fn a_foreign_user_can_be_ordered_for(shop: TestShop) {
     let admin = shop.admin().await;
     let teapot = admin.product(5, 10).await;
     let id = Uuid::new_v4().to_string();
-    order_now(&admin, &id, teapot["id"].as_i64().unwrap()).await.expect(422);
+    order_now(&admin, &id, teapot.id).await.expect(422);
     Stranger::beside(&shop).await.publish("user_created", 1, &user(&id, "stranger")).await;
-    let order = order_for(&admin, &id, teapot["id"].as_i64().unwrap(), 1).await.expect(201);
+    let order = order_for(&admin, &id, teapot.id, 1).await.expect(201);
     let shown = json!({"id": id, "username": "stranger", "email": "stranger@example.com"});
     assert_eq!(buyer(&admin, &order).await, shown);
     shop.close().await;
@@ -125,7 +126,7 @@ async fn a_foreign_user_can_be_ordered_for(shop: TestShop) {
 
 async fn a_repeated_late_or_disordered_user_event_changes_nothing(shop: TestShop) {
     let admin = shop.admin().await;
-    let teapot = admin.product(5, 10).await["id"].as_i64().unwrap();
+    let teapot = admin.product(5, 10).await.id;
     let mut stranger = Stranger::beside(&shop).await;
     let (id, other) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
     stranger.publish("user_updated", 3, &user(&id, "third")).await; // before it was created
@@ -145,7 +146,7 @@ async fn a_repeated_late_or_disordered_user_event_changes_nothing(shop: TestShop
 
 async fn a_deleted_user_stays_deleted(shop: TestShop) {
     let admin = shop.admin().await;
-    let teapot = admin.product(5, 10).await["id"].as_i64().unwrap();
+    let teapot = admin.product(5, 10).await.id;
     let mut stranger = Stranger::beside(&shop).await;
     let (id, other) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
     stranger.publish("user_deleted", 2, &json!({"id": id})).await; // before it was created
@@ -272,7 +273,7 @@ async fn a_changed_or_deleted_user_loses_the_token_on_every_node(shop: TestShop)
     let path = format!("/api/v1/users/{}", anna.id());
     admin.put(Node::Auth, &format!("{path}/role"), role("ADMIN")).await.expect(200);
     let anna = anna.sign_in("anna").await;
-    anna.category("hers", Value::Null).await;
+    anna.category("hers", None).await;
     admin.put(Node::Auth, &format!("{path}/role"), role("USER")).await.expect(200);
     anna.get(Node::Auth, "/api/v1/users/me").await.expect(401);
     // Sooner than the verification cache forgets: the news of her makes it.
@@ -351,7 +352,7 @@ async fn an_event_that_is_committed_after_many_later_ones_is_published_all_the_s
     sqlx::raw_sql(sqlx::AssertSqlSafe(begin)).execute(&mut slow).await.unwrap();
     for name in ["boris", "clara", "dmitri", "emil"] {
         let later = shop.user(name).await;
-        order_for(&admin, later.id(), teapot["id"].as_i64().unwrap(), 1).await.expect(201);
+        order_for(&admin, later.id(), teapot.id, 1).await.expect(201);
     }
     assert_eq!(buyer(&admin, &order).await["username"], "anna");
     sqlx::raw_sql("commit").execute(&mut slow).await.unwrap();

@@ -1,4 +1,4 @@
-//! The ledger: the books of the three nodes agree, and where they do not, that is found and named.
+//! The ledger: reconciliation compares the three nodes and names every difference.
 
 use std::time::Duration;
 
@@ -6,33 +6,34 @@ use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Value, json};
 use shop_supervisor::Node;
 use shop_supervisor::commands::verify;
-use shop_tests::Folder;
+use shop_tests::{BrokerKind, Client, Folder, SECRET, Settings, TestShop, sign};
 
 use crate::flow::buy;
-use crate::shop::{Client, Over, SECRET, Settings, TestShop, forge};
 
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long reconciliation waits for events under way.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The ledger as this node takes it, which every node does alike.
+/// The ledger as a node reports it. Every node reports the same.
 async fn ledger(admin: &Client, node: Node) -> Value {
     admin.get(node, "/admin/ledger?patience_ms=3000").await.expect(200)
 }
 
-/// Every difference, by whoever takes the ledger: the nodes, or `shop verify`.
+/// The differences that all nodes and `shop verify` report.
 async fn differences(shop: &TestShop, admin: &Client) -> Vec<String> {
-    let said = |ledger: &Value| -> Vec<String> {
+    let lines = |ledger: &Value| -> Vec<String> {
         let line = |of: &Value| format!("{}: {}", of["subject"], of["detail"]).replace('"', "");
-        let lines: Vec<_> = ledger["differences"].as_array().unwrap().iter().map(line).collect();
+        let lines: Vec<String> =
+            ledger["differences"].as_array().unwrap().iter().map(line).collect();
         assert_eq!(ledger["balanced"], lines.is_empty(), "{ledger}");
         lines
     };
-    let verified = verify::verify(&shop.settings.config(), PATIENCE).await.unwrap();
+    let verified = verify::verify(&shop.settings.config(), EVENT_TIMEOUT).await.unwrap();
     let verified_lines: Vec<_> = verified.differences.iter().map(ToString::to_string).collect();
     for node in Node::ALL {
-        assert_eq!(said(&ledger(admin, node).await), verified_lines, "{node:?}");
+        assert_eq!(lines(&ledger(admin, node).await), verified_lines, "{node:?}");
     }
     for line in &verified_lines {
-        assert!(verified.to_string().contains(line), "the table names it: {verified}");
+        assert!(verified.to_string().contains(line), "the table contains it: {verified}");
     }
     verified_lines
 }
@@ -43,20 +44,20 @@ async fn change(shop: &TestShop, node: Node, statement: &'static str) {
 }
 
 #[tokio::test]
-async fn a_shop_balances_on_the_bus() {
-    balance(Over::Bus).await;
+async fn a_shop_without_differences_is_balanced_on_the_bus() {
+    check_balance(BrokerKind::Bus).await;
 }
 
 #[tokio::test]
-async fn a_shop_balances_over_rabbitmq() {
-    balance(Over::RabbitMq).await;
+async fn a_shop_without_differences_is_balanced_on_rabbitmq() {
+    check_balance(BrokerKind::RabbitMq).await;
 }
 
-async fn balance(over: Over) {
-    let shop = TestShop::over(over).await;
+async fn check_balance(broker: BrokerKind) {
+    let shop = TestShop::start_on(broker).await;
     let admin = shop.admin().await;
-    assert_eq!(differences(&shop, &admin).await, [""; 0], "nothing was bought yet");
-    buy(shop.nobody()).await;
+    assert_eq!(differences(&shop, &admin).await, [""; 0], "there are no orders yet");
+    buy(shop.anonymous()).await;
     let bob = shop.user("bob").await;
     admin.delete(Node::Auth, &format!("/api/v1/users/{}", bob.id())).await.expect(200);
     assert_eq!(differences(&shop, &admin).await, [""; 0]);
@@ -81,7 +82,7 @@ async fn balance(over: Over) {
 }
 
 #[tokio::test]
-async fn one_piece_of_stock_is_missed() {
+async fn a_difference_of_one_piece_is_found() {
     let shop = TestShop::start().await;
     let admin = shop.admin().await;
     let teapot = admin.product(1990, 37).await;
@@ -90,7 +91,7 @@ async fn one_piece_of_stock_is_missed() {
     anna.order(&[(&teapot, 1), (&cup, 2)]).await.expect(201);
     assert_eq!(differences(&shop, &admin).await, [""; 0]);
 
-    for (node, more, less, said) in [
+    for (node, damage, repair, expected) in [
         (
             Node::Catalog,
             "update products set storage_quantity = storage_quantity + 1 where id = 1",
@@ -104,21 +105,21 @@ async fn one_piece_of_stock_is_missed() {
             "product 2: the order node shows 7 left, its movements add up to 8",
         ),
     ] {
-        change(&shop, node, more).await;
-        assert_eq!(differences(&shop, &admin).await, [said]);
-        change(&shop, node, less).await;
+        change(&shop, node, damage).await;
+        assert_eq!(differences(&shop, &admin).await, [expected]);
+        change(&shop, node, repair).await;
     }
     assert_eq!(differences(&shop, &admin).await, [""; 0]);
 
-    // A sale that the catalog forgot, and the piece with it.
+    // The catalog loses a sale together with its piece.
     change(&shop, Node::Catalog, "update products set storage_quantity = 37 where id = 1").await;
     change(&shop, Node::Catalog, "delete from stock_movements where product_id = 1 and delta < 0")
         .await;
-    let said = differences(&shop, &admin).await;
+    let found = differences(&shop, &admin).await;
     assert_eq!(
-        said,
+        found,
         ["product 1: 0 sold by the catalog's movements, 1 by the order node's"],
-        "it is old enough to have arrived"
+        "the sale's event should have arrived"
     );
     shop.close().await;
 }
@@ -136,11 +137,10 @@ async fn a_wrong_total_a_wrong_copy_and_a_wrong_item_are_found() {
     change(&shop, Node::Catalog, "update customers set role = 'ADMIN' where username = 'anna'")
         .await;
     change(&shop, Node::Order, "delete from customers where username = 'admin'").await;
-    let said = differences(&shop, &admin).await;
-    let (email, anna, admin_id) = (&anna.user["email"], anna.id(), admin.id());
-    let email = email.as_str().unwrap();
+    let found = differences(&shop, &admin).await;
+    let (email, anna, admin_id) = (&anna.user().email, anna.id(), admin.id());
     assert_eq!(
-        said,
+        found,
         [
             format!("user {admin_id}: the auth node has it, the order node does not"),
             format!(
@@ -153,11 +153,11 @@ async fn a_wrong_total_a_wrong_copy_and_a_wrong_item_are_found() {
 }
 
 #[tokio::test]
-async fn an_event_that_waits_for_long_is_found_also_while_nothing_runs() {
+async fn an_old_event_in_an_outbox_is_found_while_the_shop_is_stopped() {
     let shop = TestShop::start().await;
     let settings = shop.settings.clone();
     shop.close().await;
-    let balanced = verify::verify(&settings.config(), PATIENCE).await.unwrap();
+    let balanced = verify::verify(&settings.config(), EVENT_TIMEOUT).await.unwrap();
     assert!(balanced.balanced, "{balanced}");
 
     let old = "
@@ -178,43 +178,44 @@ fn node_key(secret: &str) -> String {
 }
 
 #[tokio::test]
-async fn only_an_administrator_takes_the_ledger_and_only_nodes_read_books_beside() {
+async fn only_administrators_and_nodes_read_ledger_and_snapshots() {
     let shop = TestShop::start().await;
     let (admin, anna) = (shop.admin().await, shop.user("anna").await);
     let exp = 4_000_000_000_u64;
     let node = json!({"sub": "order", "aud": "shop-node", "exp": exp});
-    let of_node = shop.nobody().with_token(&forge(&node, Algorithm::HS256, &node_key(SECRET)));
+    let of_node = shop.anonymous().with_token(&sign(&node, Algorithm::HS256, &node_key(SECRET)));
     let other = node_key("another secret that is long enough");
-    let of_stranger = shop.nobody().with_token(&forge(&node, Algorithm::HS256, &other));
-    let with_user_key = shop.nobody().with_token(&forge(&node, Algorithm::HS256, SECRET));
+    let of_stranger = shop.anonymous().with_token(&sign(&node, Algorithm::HS256, &other));
+    let with_user_key = shop.anonymous().with_token(&sign(&node, Algorithm::HS256, SECRET));
     let mut both = admin.claims();
     both["aud"] = json!("shop-node");
-    let of_both = shop.nobody().with_token(&forge(&both, Algorithm::HS256, SECRET));
-    for place in Node::ALL {
-        shop.nobody().get(place, "/admin/ledger").await.expect(401);
-        anna.get(place, "/admin/ledger").await.expect(403);
-        of_node.get(place, "/admin/ledger").await.expect(401);
-        of_both.get(place, "/admin/ledger").await.expect(401);
+    let of_both = shop.anonymous().with_token(&sign(&both, Algorithm::HS256, SECRET));
+    for reader in Node::ALL {
+        shop.anonymous().get(reader, "/admin/ledger").await.expect(401);
+        anna.get(reader, "/admin/ledger").await.expect(403);
+        of_node.get(reader, "/admin/ledger").await.expect(401);
+        of_both.get(reader, "/admin/ledger").await.expect(401);
         for book in ["people", "products", "movements", "summary"] {
             let path = format!("/admin/books/{book}");
-            shop.nobody().get(place, &path).await.expect(401);
-            of_stranger.get(place, &path).await.expect(401);
-            with_user_key.get(place, &path).await.expect(401);
-            anna.get(place, &path).await.expect(403);
-            admin.get(place, &path).await.expect(200);
-            of_node.get(place, &path).await.expect(200);
+            shop.anonymous().get(reader, &path).await.expect(401);
+            of_stranger.get(reader, &path).await.expect(401);
+            with_user_key.get(reader, &path).await.expect(401);
+            anna.get(reader, &path).await.expect(403);
+            admin.get(reader, &path).await.expect(200);
+            of_node.get(reader, &path).await.expect(200);
         }
     }
     let path = "/api/v1/users/me";
     of_node.get(Node::Auth, path).await.expect(401);
     let token = json!({"token": of_node.token});
-    let verdict = shop.nobody().post(Node::Auth, "/api/v1/auth/verify", token).await.expect(200);
-    assert_eq!(verdict["valid"], false);
+    let verified =
+        shop.anonymous().post(Node::Auth, "/api/v1/auth/verify", token).await.expect(200);
+    assert_eq!(verified["valid"], false);
     shop.close().await;
 }
 
 #[tokio::test]
-async fn books_come_in_pages() {
+async fn snapshots_are_paged() {
     let shop = TestShop::start().await;
     let admin = shop.admin().await;
     for name in ["anna", "bob", "carla"] {
@@ -238,10 +239,10 @@ async fn books_come_in_pages() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_away_is_named() {
-    let mut settings = Settings::new(Over::Bus).await;
+async fn an_unreachable_node_is_named() {
+    let mut settings = Settings::new(BrokerKind::Bus).await;
     settings.set("SHOP__CLUSTER__ORDER_URL", "http://127.0.0.1:9");
-    let shop = TestShop::with(settings).await;
+    let shop = TestShop::start_with(settings).await;
     let admin = shop.admin().await;
     let problem = admin.get(Node::Catalog, "/admin/ledger").await.expect(503);
     assert!(problem["detail"].as_str().unwrap().contains("the order node is away"), "{problem}");
@@ -251,25 +252,25 @@ async fn a_node_that_is_away_is_named() {
 }
 
 #[tokio::test]
-async fn verify_makes_no_database_and_says_which_is_missing() {
-    let settings = Settings::new(Over::Bus).await;
-    let refused = verify::verify(&settings.config(), PATIENCE).await.unwrap_err().to_string();
+async fn verify_creates_no_database_and_names_a_missing_one() {
+    let settings = Settings::new(BrokerKind::Bus).await;
+    let refused = verify::verify(&settings.config(), EVENT_TIMEOUT).await.unwrap_err().to_string();
     assert!(refused.contains("auth.database") && refused.contains("does not exist"), "{refused}");
 
     let folder = Folder::new("shop-nothing").unwrap();
     let mut embedded = settings.clone();
     embedded.set("SHOP__EMBEDDED__POSTGRES", "true");
     embedded.set("SHOP__EMBEDDED__DIRECTORY", folder.path().to_str().unwrap());
-    let refused = verify::verify(&embedded.config(), PATIENCE).await.unwrap_err().to_string();
+    let refused = verify::verify(&embedded.config(), EVENT_TIMEOUT).await.unwrap_err().to_string();
     assert!(refused.contains("no shop has run on the data in"), "{refused}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 
-    TestShop::with(settings.clone()).await.close().await;
+    TestShop::start_with(settings.clone()).await.close().await;
     let mut order = settings.database(Node::Order).await;
     sqlx::raw_sql("drop schema public cascade; create schema public")
         .execute(&mut order)
         .await
         .unwrap();
-    let refused = verify::verify(&settings.config(), PATIENCE).await.unwrap_err().to_string();
+    let refused = verify::verify(&settings.config(), EVENT_TIMEOUT).await.unwrap_err().to_string();
     assert!(refused.contains("does not hold the tables of the order node"), "{refused}");
 }

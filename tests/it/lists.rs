@@ -1,21 +1,21 @@
-//! Lists: by pages or whole, ready-made until something changes, and read by indexes.
+//! Lists: paged or whole, cached until something changes, and read by indexes.
 
 use std::io::Read;
 
 use flate2::read::GzDecoder;
 use reqwest::Method;
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, IF_NONE_MATCH, LINK};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, IF_NONE_MATCH};
 use serde_json::{Value, json};
 use shop_supervisor::Node;
+use shop_tests::api::Product;
+use shop_tests::{BrokerKind, Client, Response, TestShop, equal, eventually};
 use sqlx::{Connection, PgConnection, Row};
-
-use crate::shop::{Answer, Client, TestShop, eventually, same};
 
 const PRODUCTS: &str = "/api/v1/products";
 const CATEGORIES: &str = "/api/v1/categories";
 const USERS: &str = "/api/v1/users";
 
-/// Fills the catalog with so many products, in a tree of categories, past the shop.
+/// Inserts a number of products in a tree of categories into the catalog's database.
 async fn fill(shop: &TestShop, products: i64) {
     let mut database = shop.settings.database(Node::Catalog).await;
     let fill = format!(
@@ -28,31 +28,24 @@ async fn fill(shop: &TestShop, products: i64) {
     sqlx::raw_sql(sqlx::AssertSqlSafe(fill)).execute(&mut database).await.unwrap();
 }
 
-/// Where the next page is.
-fn next(page: &Answer) -> Option<String> {
-    let link = page.headers.get(LINK)?.to_str().unwrap();
-    let next = link.strip_prefix('<').and_then(|link| link.strip_suffix(">; rel=\"next\""));
-    Some(next.expect("a link to the next page").to_owned())
-}
-
-/// All pages of a list, one after the other.
-async fn pages(who: &Client, node: Node, first: &str, limit: usize) -> Vec<Value> {
-    let and = if first.contains('?') { '&' } else { '?' };
-    let mut path = Some(format!("{first}{and}limit={limit}"));
+/// The rows of all pages of a list.
+async fn pages(client: &Client, node: Node, first: &str, limit: usize) -> Vec<Value> {
+    let separator = if first.contains('?') { '&' } else { '?' };
+    let mut path = Some(format!("{first}{separator}limit={limit}"));
     let mut all = vec![];
     while let Some(page) = path {
-        let page = who.get(node, &page).await;
-        path = next(&page);
-        let page = page.expect(200);
-        let things = page.as_array().unwrap();
-        assert!(things.len() == limit || (path.is_none() && things.len() < limit), "{page}");
-        all.extend_from_slice(things);
+        let page = client.get(node, &page).await;
+        path = page.next_page();
+        let rows: Vec<Value> = page.read(200);
+        let is_last = path.is_none();
+        assert!(rows.len() == limit || (is_last && rows.len() < limit), "{}", page.text);
+        all.extend(rows);
     }
     all
 }
 
 #[tokio::test]
-async fn the_pages_of_a_list_are_the_list_whatever_their_length() {
+async fn the_pages_of_a_list_add_up_to_the_list_for_every_limit() {
     let shop = TestShop::start().await;
     fill(&shop, 97).await;
     let admin = shop.admin().await;
@@ -67,8 +60,8 @@ async fn the_pages_of_a_list_are_the_list_whatever_their_length() {
         (Node::Auth, USERS),
     ] {
         let whole = eventually(async || {
-            let whole = admin.get(node, list).await.expect(200);
-            whole.as_array().filter(|all| !all.is_empty()).cloned().ok_or("it is empty".to_owned())
+            let whole: Vec<Value> = admin.get(node, list).await.read(200);
+            if whole.is_empty() { Err("it is empty".to_owned()) } else { Ok(whole) }
         })
         .await;
         for limit in [1, 2, 3, 5, 7, 13, whole.len() - 1, whole.len(), whole.len() + 1, 1000] {
@@ -79,7 +72,7 @@ async fn the_pages_of_a_list_are_the_list_whatever_their_length() {
 }
 
 #[tokio::test]
-async fn a_limit_or_cursor_that_cannot_be_is_said_to_be_so() {
+async fn an_invalid_limit_or_cursor_is_rejected() {
     let shop = TestShop::start().await;
     let admin = shop.admin().await;
     for (node, list) in
@@ -96,14 +89,14 @@ async fn a_limit_or_cursor_that_cannot_be_is_said_to_be_so() {
             refused.expect(400);
         }
     }
-    // Behind the last there is nothing, and nothing follows it.
-    let behind = admin.get(Node::Catalog, &format!("{PRODUCTS}?limit=5&cursor={}", i64::MAX)).await;
-    assert_eq!((next(&behind), behind.expect(200)), (None, json!([])));
+    // The page after the last row is empty and has no successor.
+    let page = admin.get(Node::Catalog, &format!("{PRODUCTS}?limit=5&cursor={}", i64::MAX)).await;
+    assert_eq!((page.next_page(), page.expect(200)), (None, json!([])));
     shop.close().await;
 }
 
 #[tokio::test]
-async fn a_long_list_comes_whole() {
+async fn a_long_list_is_returned_completely() {
     let shop = TestShop::start().await;
     let admin = shop.admin().await;
     for products in [1, 1_000, 1_001, 2_000, 12_345] {
@@ -112,109 +105,102 @@ async fn a_long_list_comes_whole() {
         sqlx::raw_sql(empty).execute(&mut database).await.unwrap();
         fill(&shop, products).await;
         eventually(async || {
-            let whole = admin.get(Node::Catalog, PRODUCTS).await.expect(200);
-            let ids: Vec<_> =
-                whole.as_array().unwrap().iter().map(|it| it["id"].as_i64()).collect();
-            same(ids, (1..=products).map(Some).collect())
+            let whole: Vec<Product> = admin.get(Node::Catalog, PRODUCTS).await.read(200);
+            let ids: Vec<_> = whole.iter().map(|product| product.id).collect();
+            equal(ids, (1..=products).collect())
         })
         .await;
     }
-    // From the middle on, too.
-    let rest = admin.get(Node::Catalog, &format!("{PRODUCTS}?cursor=1000")).await.expect(200);
-    assert_eq!(rest.as_array().unwrap().len(), 11_345);
-    assert_eq!(rest[0]["id"], 1001);
+    let rest = admin.get(Node::Catalog, &format!("{PRODUCTS}?cursor=1000")).await;
+    let rest: Vec<Product> = rest.read(200);
+    assert_eq!((rest.len(), rest[0].id), (11_345, 1001));
     shop.close().await;
 }
 
 #[tokio::test]
-async fn a_list_that_has_not_changed_is_not_sent_again() {
+async fn an_unchanged_list_is_not_sent_again() {
     let shop = TestShop::start().await;
     let admin = shop.admin().await;
-    let category = admin.category("Чайники", json!(null)).await;
-    let of_category = format!("/api/v1/products_with_category?id={}", category["id"]);
+    let category = admin.category("Чайники", None).await;
+    let of_category = format!("/api/v1/products_with_category?id={}", category.id);
     for number in 1..=30 {
         admin.product(number, 10).await;
     }
-    let asked = async |path: &str, has: &str| {
+    let get_unless = async |path: &str, tag: &str| {
         let request = admin.request(Method::GET, Node::Catalog, path);
-        Answer::of(request.header(IF_NONE_MATCH, has)).await
+        Response::of(request.header(IF_NONE_MATCH, tag)).await
     };
     for list in [PRODUCTS, CATEGORIES, &of_category, "/api/v1/products?limit=3"] {
         let tag = eventually(async || {
-            // Once all replicas have heard of the last change.
+            // When all replicas have observed the last change.
             let tags = [admin.get(Node::Catalog, list).await, admin.get(Node::Catalog, list).await];
-            let [one, other] = tags.map(|answer| answer.header(ETAG.as_str()).to_owned());
+            let [one, other] = tags.map(|response| response.header(ETAG.as_str()).to_owned());
             if one == other { Ok(one) } else { Err("the replicas differ".to_owned()) }
         })
         .await;
-        for has in [tag.clone(), format!("\"other\", W/{tag}"), "*".to_owned()] {
-            let unchanged = asked(list, &has).await;
-            assert_eq!((unchanged.status.as_u16(), unchanged.text.as_str()), (304, ""), "{has}");
+        for known in [tag.clone(), format!("\"other\", W/{tag}"), "*".to_owned()] {
+            let unchanged = get_unless(list, &known).await;
+            assert_eq!((unchanged.status.as_u16(), unchanged.text.as_str()), (304, ""), "{known}");
             assert_eq!(unchanged.header(ETAG.as_str()), tag);
         }
-        assert_eq!(asked(list, "\"other\"").await.status, 200);
+        assert_eq!(get_unless(list, "\"other\"").await.status, 200);
     }
     let tag = admin.get(Node::Catalog, PRODUCTS).await.header(ETAG.as_str()).to_owned();
     admin.product(31, 10).await;
-    eventually(async || same(asked(PRODUCTS, &tag).await.status.as_u16(), 200)).await;
+    eventually(async || equal(get_unless(PRODUCTS, &tag).await.status.as_u16(), 200)).await;
     shop.close().await;
 }
 
 #[tokio::test]
-async fn a_list_is_compressed_for_who_takes_it() {
+async fn a_list_is_compressed_if_the_client_accepts_gzip() {
     let shop = TestShop::start().await;
     fill(&shop, 500).await;
     let admin = shop.admin().await;
     let whole = eventually(async || {
-        let whole = admin.get(Node::Catalog, PRODUCTS).await.expect(200);
-        if whole.as_array().unwrap().len() == 500 { Ok(whole) } else { Err("not yet".to_owned()) }
+        let whole: Vec<Product> = admin.get(Node::Catalog, PRODUCTS).await.read(200);
+        equal(whole.len(), 500)?;
+        Ok(whole)
     })
     .await;
     let ask = |codings: &'static str| {
         admin.request(Method::GET, Node::Catalog, PRODUCTS).header(ACCEPT_ENCODING, codings)
     };
     for codings in ["gzip", "br, GZIP;q=0.5", "deflate , gzip ; q=1.0"] {
-        let answer = ask(codings).send().await.unwrap();
-        assert_eq!(answer.headers()[CONTENT_ENCODING], "gzip", "{codings}");
-        let tag = answer.headers()[ETAG].clone();
-        let sent = answer.bytes().await.unwrap();
+        let response = ask(codings).send().await.unwrap();
+        assert_eq!(response.headers()[CONTENT_ENCODING], "gzip", "{codings}");
+        let tag = response.headers()[ETAG].clone();
+        let sent = response.bytes().await.unwrap();
         let mut text = String::new();
         GzDecoder::new(&sent[..]).read_to_string(&mut text).unwrap();
-        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), whole);
+        assert_eq!(serde_json::from_str::<Vec<Product>>(&text).unwrap(), whole);
         assert!(sent.len() * 3 < text.len(), "{} of {}", sent.len(), text.len());
         let again = ask(codings).header(IF_NONE_MATCH, tag).send().await.unwrap();
         assert_eq!(again.status(), 304);
     }
     for codings in ["", "br", "gzip;q=0", "gzip; q=0.0, br", "identity"] {
-        let answer = ask(codings).send().await.unwrap();
-        assert!(!answer.headers().contains_key(CONTENT_ENCODING), "{codings}");
-        assert_eq!(answer.json::<Value>().await.unwrap(), whole);
+        let response = ask(codings).send().await.unwrap();
+        assert!(!response.headers().contains_key(CONTENT_ENCODING), "{codings}");
+        assert_eq!(response.json::<Vec<Product>>().await.unwrap(), whole);
     }
     shop.close().await;
 }
 
 #[tokio::test]
-async fn what_somebody_changed_somebody_sees() {
-    let shop = TestShop::over(crate::shop::Over::RabbitMq).await;
+async fn a_client_sees_its_changes_in_lists() {
+    let shop = TestShop::start_on(BrokerKind::RabbitMq).await;
     let admin = shop.admin().await;
-    // The lists are kept ready all the time.
-    let kept =
-        async || admin.get(Node::Catalog, PRODUCTS).await.expect(200).as_array().unwrap().len();
+    let products = async || admin.get(Node::Catalog, PRODUCTS).await.read::<Vec<Product>>(200);
     for number in 1..=20 {
-        kept().await;
+        products().await; // the list is cached from now on
         let product = admin.product(number, 10).await;
-        eventually(async || same(kept().await, number as usize)).await;
+        eventually(async || equal(products().await.len(), number as usize)).await;
         admin.order(&[(&product, 1)]).await.expect(201);
-        eventually(async || {
-            let products = admin.get(Node::Catalog, PRODUCTS).await.expect(200);
-            same(products[number as usize - 1]["storage_quantity"].clone(), json!(9))
-        })
-        .await;
+        admin.until_stock(&product, 9).await;
     }
     shop.close().await;
 }
 
-/// The lists of the sources, by their names there: `const LIST…: &str = "…"`.
+/// Names and SQL of the list queries in the sources: `const LIST…: &str = "…"`.
 fn lists() -> Vec<(String, String)> {
     let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/../persistence/src");
     let mut lists = vec![];
@@ -233,7 +219,7 @@ fn lists() -> Vec<(String, String)> {
     lists
 }
 
-/// How the server would read a list whose values it does not know; nothing where it does not have the tables.
+/// The generic plan of a list query, or `None` if the database does not have its tables.
 async fn plan(database: &mut PgConnection, sql: &str) -> Option<Value> {
     let mut tx = database.begin().await.unwrap();
     let prepare = sqlx::AssertSqlSafe(format!("prepare list as {sql}"));
@@ -250,10 +236,9 @@ async fn plan(database: &mut PgConnection, sql: &str) -> Option<Value> {
 }
 
 #[tokio::test]
-async fn every_list_is_read_by_an_index_and_never_sorted() {
+async fn every_list_query_uses_an_index_and_no_sort() {
     let shop = TestShop::start().await;
     fill(&shop, 20_000).await;
-    let admin = shop.admin().await; // every table is there
     let filled = [
         (Node::Auth, "insert into users (id, username, username_key, email, email_key, password_hash, role)
              select gen_random_uuid(), i, i, i, i, '', case when i % 5000 = 0 then 'ADMIN' else 'USER' end
@@ -278,13 +263,11 @@ async fn every_list_is_read_by_an_index_and_never_sorted() {
         for database in &mut databases {
             plans.extend(plan(database, &sql).await);
         }
-        let plan =
-            plans.first().unwrap_or_else(|| panic!("{name} cannot be read:\n{sql}")).to_string();
+        let plan = plans.first().unwrap_or_else(|| panic!("{name} fails:\n{sql}")).to_string();
         assert!(plan.contains("Index"), "{name}: {plan}");
         for slow in ["Seq Scan", "\"Sort\""] {
-            assert!(!plan.contains(slow), "{name} needs a {slow}: {plan}");
+            assert!(!plan.contains(slow), "{name} uses {slow}: {plan}");
         }
     }
-    drop(admin);
     shop.close().await;
 }

@@ -1,12 +1,13 @@
-//! What holds on every node: its operation, the form of its errors, and what it makes of requests that are none.
+//! What every node does alike: health, metrics, documentation, and errors of invalid requests.
 
 use reqwest::Method;
 use serde_json::json;
 use shop_supervisor::Node;
 
-use crate::shop::{Answer, Client, Over, Settings, TestShop, eventually, same};
+use shop_tests::api::Order;
+use shop_tests::{Client, Response, TestShop, equal, eventually};
 
-/// A call with a body, for everybody who may make it.
+/// Every request with a body.
 const WITH_BODY: [(Node, Method, &str); 8] = [
     (Node::Auth, Method::POST, "/api/v1/auth/register"),
     (Node::Auth, Method::POST, "/api/v1/auth/login"),
@@ -19,24 +20,27 @@ const WITH_BODY: [(Node, Method, &str); 8] = [
 ];
 
 #[tokio::test]
-async fn every_node_says_that_it_is_well() {
+async fn every_node_reports_its_health() {
     let shop = TestShop::start().await;
     for node in Node::ALL {
         for path in ["/", "/health/live", "/health/ready", "/health/ready/"] {
-            // Ready as soon as there is a broker.
+            // A node is ready when it is connected to the broker.
             eventually(async || {
-                same(shop.nobody().get(node, path).await.json(), json!({"status": "ok"}))
+                equal(shop.anonymous().get(node, path).await.json(), json!({"status": "ok"}))
             })
             .await;
         }
-        assert!(!node.database(&shop.settings.config()).echo, "statements are not logged unasked");
+        assert!(
+            !node.database(&shop.settings.config()).echo,
+            "statements are not logged by default"
+        );
     }
     shop.close().await;
 }
 
 #[tokio::test]
 async fn every_node_has_metrics() {
-    let shop = TestShop::with(Settings::alone(Over::Bus).await).await;
+    let shop = TestShop::start_single_replica().await;
     let (admin, anna) = (shop.admin().await, shop.user("anna").await);
     let teapot = admin.product(1990, 10).await;
     anna.order(&[(&teapot, 1)]).await.expect(201);
@@ -45,13 +49,18 @@ async fn every_node_has_metrics() {
         (Node::Catalog, "/api/v1/product"),
         (Node::Order, "/order"),
     ] {
-        let answer = shop.nobody().get(node, "/metrics").await;
-        assert_eq!(answer.status, 200);
-        assert!(answer.header("content-type").starts_with("text/plain; version=0.0.4"));
+        let response = shop.anonymous().get(node, "/metrics").await;
+        assert_eq!(response.status, 200);
+        assert!(response.header("content-type").starts_with("text/plain; version=0.0.4"));
         for expected in [route, "_bucket{", "mailbox", "outbox", "pool", "# TYPE"] {
-            assert!(answer.text.contains(expected), "{node:?}: no {expected}:\n{}", answer.text);
+            assert!(
+                response.text.contains(expected),
+                "{node:?}: no {expected}:\n{}",
+                response.text
+            );
         }
-        for (number, line) in answer.text.lines().enumerate().filter(|(_, l)| !l.starts_with('#')) {
+        for (number, line) in response.text.lines().enumerate().filter(|(_, l)| !l.starts_with('#'))
+        {
             let value = line.rsplit_once(' ').and_then(|(_, value)| value.parse::<f64>().ok());
             assert!(value.is_some(), "{node:?} line {number} is not Prometheus text: {line}");
         }
@@ -60,12 +69,12 @@ async fn every_node_has_metrics() {
 }
 
 #[tokio::test]
-async fn made_up_paths_and_methods_make_up_no_metrics() {
+async fn unknown_paths_and_methods_create_no_metrics() {
     let shop = TestShop::start().await;
     let made_up = Method::from_bytes(b"MADEUP").expect("a method");
-    shop.nobody().send(made_up, Node::Auth, "/made/up", None).await;
-    shop.nobody().get(Node::Auth, "/api/v1/users/madeup").await.expect(401);
-    let metrics = shop.nobody().get(Node::Auth, "/metrics").await.text;
+    shop.anonymous().send(made_up, Node::Auth, "/made/up", None).await;
+    shop.anonymous().get(Node::Auth, "/api/v1/users/madeup").await.expect(401);
+    let metrics = shop.anonymous().get(Node::Auth, "/metrics").await.text;
     assert!(
         !metrics.to_lowercase().contains("madeup") && !metrics.contains("/made/up"),
         "{metrics}"
@@ -74,7 +83,7 @@ async fn made_up_paths_and_methods_make_up_no_metrics() {
 }
 
 #[tokio::test]
-async fn every_call_is_documented() {
+async fn every_request_is_documented() {
     let shop = TestShop::start().await;
     let calls: [(Node, &[&str]); 3] = [
         (
@@ -110,7 +119,7 @@ async fn every_call_is_documented() {
         "delete /admin/dead-letters/{id}",
     ];
     for (node, calls) in calls {
-        let api = shop.nobody().get(node, "/openapi.json").await.expect(200);
+        let api = shop.anonymous().get(node, "/openapi.json").await.expect(200);
         let version = api["openapi"].as_str().unwrap_or_default();
         assert!(version.starts_with("3.1"), "{version}");
         let snapshot = [
@@ -126,24 +135,28 @@ async fn every_call_is_documented() {
             let call = [path, &format!("{path}/")].map(|path| paths[path][method].is_object());
             assert!(call.contains(&true), "{node:?}: {method} {path} is not documented");
         }
-        let docs = shop.nobody().get(node, "/docs/").await;
+        let docs = shop.anonymous().get(node, "/docs/").await;
         assert_eq!(docs.status, 200, "{docs:?}");
         assert!(docs.header("content-type").starts_with("text/html"));
         for foreign in ["src=\"http", "href=\"http", "src=\"//", "href=\"//"] {
-            assert!(!docs.text.contains(foreign), "the page needs a foreign host: {}", docs.text);
+            assert!(
+                !docs.text.contains(foreign),
+                "the page loads from another host: {}",
+                docs.text
+            );
         }
-        let docs = shop.nobody().get(node, "/docs").await;
+        let docs = shop.anonymous().get(node, "/docs").await;
         assert_eq!(docs.status, 200, "{docs:?}");
     }
     shop.close().await;
 }
 
 #[tokio::test]
-async fn every_answer_carries_the_requests_id() {
+async fn every_response_carries_the_request_id() {
     let shop = TestShop::start().await;
     let with_id = async |node, path: &str, id: &[u8]| {
-        let request = shop.nobody().request(Method::GET, node, path).header("x-request-id", id);
-        Answer::of(request).await.header("x-request-id").to_owned()
+        let request = shop.anonymous().request(Method::GET, node, path).header("x-request-id", id);
+        Response::of(request).await.header("x-request-id").to_owned()
     };
     let (longest, too_long) = ("x".repeat(64), "x".repeat(10_000));
     for node in Node::ALL {
@@ -157,16 +170,16 @@ async fn every_answer_carries_the_requests_id() {
             "/api/v1/users",
             "/%FF",
         ] {
-            for sane in ["a", "4bf92f35-77b3-4da6-a3ce-929d0e0e4736", &longest] {
-                assert_eq!(with_id(node, path, sane.as_bytes()).await, sane, "{node:?} {path}");
+            for valid in ["a", "4bf92f35-77b3-4da6-a3ce-929d0e0e4736", &longest] {
+                assert_eq!(with_id(node, path, valid.as_bytes()).await, valid, "{node:?} {path}");
             }
-            for mad in ["", "a b", "a\tb", "<script>", "x=\"1\"", &too_long, "идентификатор"]
+            for invalid in ["", "a b", "a\tb", "<script>", "x=\"1\"", &too_long, "идентификатор"]
             {
-                let id = with_id(node, path, mad.as_bytes()).await;
-                assert!(!id.is_empty() && id != mad && id.len() <= 64, "{node:?} {path}: {id}");
+                let id = with_id(node, path, invalid.as_bytes()).await;
+                assert!(!id.is_empty() && id != invalid && id.len() <= 64, "{node:?} {path}: {id}");
             }
             let (one, other) =
-                (shop.nobody().get(node, path).await, shop.nobody().get(node, path).await);
+                (shop.anonymous().get(node, path).await, shop.anonymous().get(node, path).await);
             assert_ne!(one.header("x-request-id"), other.header("x-request-id"));
         }
     }
@@ -174,11 +187,11 @@ async fn every_answer_carries_the_requests_id() {
 }
 
 #[tokio::test]
-async fn a_path_with_a_slash_behind_it_is_the_same_path() {
+async fn a_trailing_slash_is_ignored() {
     let shop = TestShop::start().await;
     let admin = shop.admin().await;
     let teapot = admin.product(1990, 10).await;
-    let order = admin.order(&[(&teapot, 1)]).await.expect(201);
+    let order: Order = admin.order(&[(&teapot, 1)]).await.read(201);
     let paths = [
         (Node::Auth, "/api/v1/users".to_owned()),
         (Node::Auth, "/api/v1/users/me".to_owned()),
@@ -187,23 +200,23 @@ async fn a_path_with_a_slash_behind_it_is_the_same_path() {
         (Node::Catalog, "/api/v1/categories".to_owned()),
         (Node::Catalog, "/api/v1/products".to_owned()),
         (Node::Catalog, "/health/live".to_owned()),
-        (Node::Order, format!("/order/{}", order["id"])),
+        (Node::Order, order.path()),
     ];
     for (node, path) in paths {
-        let answer = admin.get(node, &path).await.expect(200);
-        assert_eq!(admin.get(node, &format!("{path}/")).await.expect(200), answer, "{path}");
+        let response = admin.get(node, &path).await.expect(200);
+        assert_eq!(admin.get(node, &format!("{path}/")).await.expect(200), response, "{path}");
     }
-    let of = format!("/api/v1/products_with_category/?id={}", teapot["category_id"]);
-    assert_eq!(admin.get(Node::Catalog, &of).await.expect(200)[0]["id"], teapot["id"]);
+    let of = format!("/api/v1/products_with_category/?id={}", teapot.category_id);
+    assert_eq!(admin.get(Node::Catalog, &of).await.expect(200)[0]["id"], teapot.id);
     for (node, method, path) in WITH_BODY {
-        let answer = admin.send(method, node, &format!("{path}/"), Some(json!([]))).await;
-        answer.expect(422);
+        let response = admin.send(method, node, &format!("{path}/"), Some(json!([]))).await;
+        response.expect(422);
     }
     shop.close().await;
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_404_and_what_may_not_be_done_with_it_405() {
+async fn an_unknown_path_is_404_and_an_unknown_method_405() {
     let shop = TestShop::start().await;
     let admin = shop.admin().await;
     for node in Node::ALL {
@@ -219,7 +232,7 @@ async fn what_is_not_there_is_404_and_what_may_not_be_done_with_it_405() {
             "/%FF",
             &made_up,
         ] {
-            for client in [&shop.nobody(), &admin] {
+            for client in [&shop.anonymous(), &admin] {
                 client.get(node, path).await.expect(404);
                 client.post(node, path, json!({})).await.expect(404);
             }
@@ -230,9 +243,9 @@ async fn what_is_not_there_is_404_and_what_may_not_be_done_with_it_405() {
             (Method::PUT, "/metrics"),
             (Method::POST, "/openapi.json"),
         ] {
-            let answer = admin.send(method, node, path, None).await;
-            answer.expect(405);
-            assert!(answer.header("allow").contains("GET"), "{answer:?}");
+            let response = admin.send(method, node, path, None).await;
+            response.expect(405);
+            assert!(response.header("allow").contains("GET"), "{response:?}");
         }
     }
     for (node, method, path, allowed) in [
@@ -251,15 +264,15 @@ async fn what_is_not_there_is_404_and_what_may_not_be_done_with_it_405() {
         (Node::Order, Method::PUT, "/order/1", "GET"),
         (Node::Order, Method::GET, "/update_order/1", "PUT"),
     ] {
-        let answer = admin.send(method, node, path, None).await;
-        answer.expect(405);
-        assert!(answer.header("allow").contains(allowed), "{answer:?}");
+        let response = admin.send(method, node, path, None).await;
+        response.expect(405);
+        assert!(response.header("allow").contains(allowed), "{response:?}");
     }
     shop.close().await;
 }
 
 #[tokio::test]
-async fn a_body_is_json_and_says_so() {
+async fn a_body_must_be_json_with_its_content_type() {
     let shop = TestShop::start().await;
     let admin = shop.admin().await;
     let json = Some("application/json");
@@ -296,16 +309,17 @@ async fn a_body_is_json_and_says_so() {
         ] {
             admin.send_raw(method.clone(), node, path, other, "[]").await.expect(415);
         }
-        for same in ["application/json; charset=utf-8", "Application/JSON", "application/json ;x=y"]
+        for equivalent in
+            ["application/json; charset=utf-8", "Application/JSON", "application/json ;x=y"]
         {
-            admin.send_raw(method.clone(), node, path, Some(same), "[]").await.expect(422);
+            admin.send_raw(method.clone(), node, path, Some(equivalent), "[]").await.expect(422);
         }
     }
     shop.close().await;
 }
 
 #[tokio::test]
-async fn a_body_has_at_most_a_mebibyte() {
+async fn a_body_has_at_most_one_mebibyte() {
     const MEBIBYTE: usize = 1 << 20;
     let shop = TestShop::start().await;
     let admin = shop.admin().await;

@@ -1,4 +1,4 @@
-//! The broker is away for long while orders go on coming in. `SHOP_TESTS_OUTAGE_SECONDS` says for how long.
+//! A long outage of the broker while orders continue. `SHOP_TESTS_OUTAGE_SECONDS` sets its duration.
 
 use std::time::{Duration, Instant};
 
@@ -7,19 +7,17 @@ use amqprs::channel::{BasicGetArguments, QueueBindArguments, QueueDeclareArgumen
 use amqprs::connection::{Connection, OpenConnectionArguments};
 use serde_json::json;
 use shop_supervisor::Node;
-use shop_tests::Folder;
 use shop_tests::rabbitmq::RabbitMq;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::processes::{Process, on_fixed_ports, ready};
-use crate::shop::{Client, Over, eventually, same};
+use shop_tests::{BrokerKind, Client, Folder, Process, Settings, equal, eventually};
 
-/// So many orders a second.
+/// Orders per second.
 const RATE: u32 = 200;
 
-/// All events are through so soon after the broker is back.
-const THROUGH: Duration = Duration::from_secs(60);
+/// The maximum time from the broker's return until all events are applied.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn outage() -> Duration {
     let seconds = std::env::var("SHOP_TESTS_OUTAGE_SECONDS").unwrap_or("10".into());
@@ -27,29 +25,27 @@ fn outage() -> Duration {
 }
 
 #[tokio::test]
-async fn orders_are_taken_while_the_broker_is_away_and_all_events_follow_in_order() {
+async fn orders_are_accepted_during_a_broker_outage_and_all_events_follow_in_order() {
     let mut broker = RabbitMq::start().await.unwrap();
     let folder = Folder::new("shop-outage").unwrap();
-    let (mut settings, urls) = on_fixed_ports(Over::RabbitMq).await;
+    let (mut settings, urls) = Settings::with_fixed_ports(BrokerKind::RabbitMq).await;
     settings.set("SHOP__RABBITMQ__PORT", &broker.port().to_string());
     let mut processes = vec![];
     for node in Node::ALL {
         processes.push(Process::start(&folder, &["run", node.name()], &settings.variables).await);
     }
-    let nobody = Client::new(urls);
-    for node in Node::ALL {
-        ready(&nobody, node).await;
-    }
-    let admin = nobody.sign_in("admin").await;
+    let anonymous = Client::new(urls);
+    anonymous.until_ready().await;
+    let admin = anonymous.log_in("admin").await;
     let teapot = admin.product(1990, 100_000_000).await;
     let mut buyers = vec![];
     for name in ["anna", "bob", "carl", "dora"] {
-        let buyer = nobody.sign_up(name).await;
-        eventually(async || same(buyer.order(&[(&teapot, 1)]).await.status.as_u16(), 201)).await;
+        let buyer = anonymous.register(name).await;
+        eventually(async || equal(buyer.order(&[(&teapot, 1)]).await.status.as_u16(), 201)).await;
         buyers.push(buyer);
     }
-    let watched = format!("{}watched", settings.prefix);
-    watch(&broker, &settings.prefix, &watched).await;
+    let queue = format!("{}recorded", settings.prefix);
+    bind_to_user_updates(&broker, &settings.prefix, &queue).await;
 
     broker.stop().await.unwrap();
     let ended = Instant::now() + outage();
@@ -59,10 +55,10 @@ async fn orders_are_taken_while_the_broker_is_away_and_all_events_follow_in_orde
     let mut changes = 0;
     while Instant::now() < ended {
         tick.tick().await;
-        let turn = orders.len();
-        let (buyer, teapot) = (buyers[turn % buyers.len()].clone(), teapot.clone());
+        let number = orders.len();
+        let (buyer, teapot) = (buyers[number % buyers.len()].clone(), teapot.clone());
         orders.spawn(async move { buyer.order(&[(&teapot, 1)]).await.status.as_u16() });
-        if turn.is_multiple_of(RATE as usize) {
+        if number.is_multiple_of(RATE as usize) {
             changes += 1;
             let name = json!({"username": format!("anna-{changes}")});
             buyers[0].put(Node::Auth, "/api/v1/users/me", name).await.expect(200);
@@ -73,27 +69,33 @@ async fn orders_are_taken_while_the_broker_is_away_and_all_events_follow_in_orde
     assert_eq!(refused, 0, "of {} orders", orders.len());
 
     broker.start_again().await.unwrap();
-    let back = Instant::now();
-    let left = 100_000_000 - (orders.len() + buyers.len()) as i64;
+    let restored = Instant::now();
+    let expected = 100_000_000 - (orders.len() + buyers.len()) as i64;
     eventually(async || {
-        assert!(back.elapsed() < THROUGH, "{:?} left", admin.left(&teapot).await - left);
-        same(admin.left(&teapot).await, left)
+        let stock = admin.stock(&teapot).await;
+        assert!(restored.elapsed() < CATCH_UP_TIMEOUT, "{} sales are missing", stock - expected);
+        equal(stock, expected)
     })
     .await;
-    println!("{} orders in {:?}; through after {:?}", orders.len(), outage(), back.elapsed());
+    println!(
+        "{} orders in {:?}; all events applied after {:?}",
+        orders.len(),
+        outage(),
+        restored.elapsed()
+    );
     let versions = eventually(async || {
-        let versions = versions(&broker, &watched).await;
+        let versions = versions(&broker, &queue).await;
         if versions.len() >= changes { Ok(versions) } else { Err(format!("{versions:?}")) }
     })
     .await;
-    assert!(versions.is_sorted(), "her changes are told in order: {versions:?}");
+    assert!(versions.is_sorted(), "the user's changes are published in order: {versions:?}");
     for process in processes {
         assert!(process.stop().await.success());
     }
 }
 
-/// A queue of the test's own that hears of every change of a user.
-async fn watch(broker: &RabbitMq, prefix: &str, queue: &str) {
+/// Declares a queue that receives every change of a user.
+async fn bind_to_user_updates(broker: &RabbitMq, prefix: &str, queue: &str) {
     let (connection, channel) = connect(broker).await;
     let declare = QueueDeclareArguments::durable_client_named(queue);
     channel.queue_declare(declare).await.unwrap();
@@ -102,7 +104,7 @@ async fn watch(broker: &RabbitMq, prefix: &str, queue: &str) {
     connection.close().await.unwrap();
 }
 
-/// The versions of all that waits in the queue, which keeps it.
+/// The versions of all messages in the queue. They stay there.
 async fn versions(broker: &RabbitMq, queue: &str) -> Vec<i64> {
     let (connection, channel) = connect(broker).await;
     let mut versions = vec![];

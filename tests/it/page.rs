@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use shop_supervisor::Node;
 use shop_tests::browser::Browser;
 
-use crate::actors::{break_orders, find, list, mend_orders};
+use crate::actors::{break_orders, find, list, repair_orders};
 use crate::shop::{Client, Over, PASSWORD, Settings, TestShop, eventually, same};
 
 /// The page of the catalog node, in a window of its own.
@@ -108,14 +108,14 @@ async fn an_injected_failure_appears_and_the_button_restarts_the_actor() {
     admin.order(&[(&teapot, 1)]).await.expect(503);
     let dead = eventually(async || {
         let all = list(&admin, Node::Order).await;
-        all.into_iter().find(|it| it["restarts"] == 1).ok_or("nobody died".to_owned())
+        all.into_iter().find(|it| it.restarts == 1).ok_or("no actor has failed".to_owned())
     });
-    let path = dead.await["path"].as_str().unwrap().to_owned();
+    let path = dead.await.path;
     assert!(path.starts_with("shop/order/orders/"), "{path}");
     page.click(&format!("[data-path='{path}']")).await;
-    page.reads("#details #failures", "it was to fail").await;
+    page.reads("#details #failures", "a test failure").await;
 
-    mend_orders(&shop).await;
+    repair_orders(&shop).await;
     page.click("#details [data-action=restart]").await;
     page.click("#confirm #confirm-no").await; // thought better of it
     page.click("#details [data-action=restart]").await;
@@ -129,7 +129,7 @@ async fn an_injected_failure_appears_and_the_button_restarts_the_actor() {
     .await;
     eventually(async || {
         let actor = find(&admin, Node::Order, &path).await;
-        same([&actor["restarts"], &actor["status"]], [&json!(2), &json!("running")]).map(|_| ())
+        same((actor.restarts, actor.status.as_str()), (2, "running")).map(|_| ())
     })
     .await;
     page.reads("#details #failures", "it looked pale").await;

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use shop_supervisor::Node;
 use shop_supervisor::commands::{resync, verify};
+use shop_tests::api::Product;
 use sqlx::Connection;
 use uuid::Uuid;
 
@@ -30,10 +31,10 @@ async fn balanced(settings: &Settings) -> verify::Ledger {
 }
 
 /// What the order node has left to sell.
-async fn for_sale(settings: &Settings, product: &Value) -> Option<i64> {
+async fn for_sale(settings: &Settings, product: &Product) -> Option<i64> {
     let mut database = settings.database(Node::Order).await;
     let quantity = "select quantity from products where id = $1 and version > 0";
-    let quantity = sqlx::query_scalar(quantity).bind(product["id"].as_i64());
+    let quantity = sqlx::query_scalar(quantity).bind(product.id);
     quantity.fetch_optional(&mut database).await.unwrap()
 }
 
@@ -125,7 +126,7 @@ async fn an_order_node_on_a_new_database_comes_to_the_same_copies_by_itself() {
     let name = format!("{}order_new", settings.prefix);
     settings.set("SHOP__ORDER__DATABASE__NAME", &name);
     let shop = TestShop::with(settings).await;
-    let anna = anna.at(&shop);
+    let anna = anna.at(shop.urls());
     eventually(async || same(for_sale(&shop.settings, &teapot).await, Some(7))).await;
     anna.order(&[(&teapot, 8)]).await.expect(409);
     let second = anna.order(&[(&teapot, 7)]).await.expect(201);
@@ -141,7 +142,7 @@ async fn whoever_was_heard_of_before_the_first_resync_stays_and_is_gone_after_on
     let settings = &shop.settings;
     settle(settings).await;
     let admin = shop.admin().await;
-    let teapot = admin.product(1990, 10).await["id"].as_i64().unwrap();
+    let teapot = admin.product(1990, 10).await.id;
     let id = Uuid::new_v4().to_string(); // of whom the auth node knows nothing
     Stranger::beside(&shop).await.publish("user_created", 1, &user(&id, "stranger")).await;
     order_for(&admin, &id, teapot, 1).await.expect(201);
@@ -167,7 +168,7 @@ async fn an_order_database_restored_from_an_old_backup_sells_nothing_again() {
 
     let backup = copy(&settings, "backup").await;
     let shop = TestShop::with(settings.clone()).await;
-    let (admin, anna) = (admin.at(&shop), anna.at(&shop));
+    let (admin, anna) = (admin.at(shop.urls()), anna.at(shop.urls()));
     let newest = anna.order(&[(&teapot, 5)]).await.expect(201);
     admin.delete(Node::Auth, &format!("/api/v1/users/{}", bob.id())).await.expect(200);
     let cup = admin.product(300, 5).await;
@@ -180,7 +181,7 @@ async fn an_order_database_restored_from_an_old_backup_sells_nothing_again() {
     settings.set("SHOP__ORDER__DATABASE__NAME", &backup);
     assert_eq!(for_sale(&settings, &teapot).await, Some(8), "it is the old one");
     let shop = TestShop::with(settings).await;
-    let anna = anna.at(&shop);
+    let anna = anna.at(shop.urls());
     // Nobody asks: at its start the node sees that the catalog remembers more.
     eventually(async || same(for_sale(&shop.settings, &teapot).await, Some(3))).await;
     eventually(async || same(for_sale(&shop.settings, &cup).await, Some(4))).await;
@@ -283,7 +284,7 @@ async fn of_two_replicas_one_resyncs_and_both_sell_what_is_left() {
     run(&settings, Node::Order, EMPTY).await;
     run(&settings, Node::Catalog, "truncate customers").await;
     ask(&settings, &[Node::Catalog, Node::Order]).await;
-    let annas = shops.each_ref().map(|shop| anna.at(shop));
+    let annas = shops.each_ref().map(|shop| anna.at(shop.urls()));
     let tried = futures::future::join_all((0..20).map(|n| {
         let items = [(&teapot, 1)];
         let anna = &annas[n % 2];

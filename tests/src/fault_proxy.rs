@@ -1,4 +1,4 @@
-//! TCP links that can be cut, hang and be slow.
+//! TCP proxies that can reset, stall and delay their connections.
 
 use std::io;
 use std::time::Duration;
@@ -10,28 +10,28 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a link does with what it carries.
+/// What a proxy does with data and connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Weather {
-    Fair,
-    /// Whoever connects is reset at once.
-    Cut,
-    /// Nothing arrives, and nobody is told.
-    Hanging,
-    /// Everything arrives later.
-    Slow(Duration),
+enum Mode {
+    Forward,
+    /// Resets new connections.
+    Reset,
+    /// Holds all data back, without an error.
+    Stall,
+    /// Forwards data after a delay.
+    Delay(Duration),
 }
 
-/// The weather, and an era that ends with every connection of it.
+/// The mode, and a generation that ends with a reset of all its connections.
 #[derive(Clone, Copy, Debug)]
 struct State {
-    weather: Weather,
-    era: u64,
+    mode: Mode,
+    generation: u64,
 }
 
-/// A port of 127.0.0.1 whose connections lead to another. Dropped, it is closed.
+/// A port of 127.0.0.1 that forwards its connections to another port. Dropping it closes the port.
 #[derive(Debug)]
 pub struct FaultProxy {
     name: String,
@@ -41,99 +41,104 @@ pub struct FaultProxy {
 }
 
 impl FaultProxy {
-    /// A link to the port `to`.
+    /// Opens a proxy that forwards to the port `to`.
+    ///
+    /// # Errors
+    /// When no port can be bound.
     pub async fn open(name: String, to: u16) -> io::Result<FaultProxy> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let port = listener.local_addr()?.port();
-        let (state, seen) = watch::channel(State { weather: Weather::Fair, era: 0 });
+        let (state, receiver) = watch::channel(State { mode: Mode::Forward, generation: 0 });
         let accepting = tokio::spawn(async move {
             loop {
                 match listener.accept().await {
-                    Ok((client, _)) => drop(tokio::spawn(connection(client, to, seen.clone()))),
-                    Err(_) => sleep(Duration::from_millis(10)).await, // too many files, say
+                    Ok((client, _)) => drop(tokio::spawn(serve(client, to, receiver.clone()))),
+                    Err(_) => sleep(Duration::from_millis(10)).await, // out of file descriptors
                 }
             }
         });
         Ok(FaultProxy { name, port, state, _accepting: AbortOnDropHandle::new(accepting) })
     }
 
-    /// From where to where, for people.
+    /// Its name in messages.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where it listens.
+    /// The port that it listens on.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Resets every connection, and every new one for so long.
-    pub async fn cut(&self, lasts: Duration) {
-        self.reset(Weather::Cut);
-        sleep(lasts).await;
-        self.turn(Weather::Fair);
+    /// Resets all connections, and new ones for `duration`.
+    pub async fn cut(&self, duration: Duration) {
+        self.reset(Mode::Reset);
+        sleep(duration).await;
+        self.set_mode(Mode::Forward);
     }
 
-    /// Carries nothing for so long, then resets whoever waited.
-    pub async fn hang(&self, lasts: Duration) {
-        self.turn(Weather::Hanging);
-        sleep(lasts).await;
-        self.reset(Weather::Fair);
+    /// Forwards nothing for `duration`, then resets all connections.
+    pub async fn stall(&self, duration: Duration) {
+        self.set_mode(Mode::Stall);
+        sleep(duration).await;
+        self.reset(Mode::Forward);
     }
 
-    /// Carries everything later by `by`, for so long.
-    pub async fn delay(&self, by: Duration, lasts: Duration) {
-        self.turn(Weather::Slow(by));
-        sleep(lasts).await;
-        self.turn(Weather::Fair);
+    /// Delays all data by `delay` for `duration`.
+    pub async fn delay(&self, delay: Duration, duration: Duration) {
+        self.set_mode(Mode::Delay(delay));
+        sleep(duration).await;
+        self.set_mode(Mode::Forward);
     }
 
-    fn turn(&self, weather: Weather) {
-        self.state.send_modify(|state| state.weather = weather);
+    fn set_mode(&self, mode: Mode) {
+        self.state.send_modify(|state| state.mode = mode);
     }
 
-    fn reset(&self, weather: Weather) {
-        self.state.send_modify(|state| *state = State { weather, era: state.era + 1 });
+    fn reset(&self, mode: Mode) {
+        let next = |state: &mut State| *state = State { mode, generation: state.generation + 1 };
+        self.state.send_modify(next);
     }
 }
 
-/// One client, until either side closes or the era ends.
-async fn connection(mut client: TcpStream, to: u16, mut state: watch::Receiver<State>) {
-    let State { weather, era } = *state.borrow();
-    if weather != Weather::Cut {
-        let over = state.clone();
+/// Serves a connection until either side closes it or its generation ends.
+async fn serve(mut client: TcpStream, to: u16, mut state: watch::Receiver<State>) {
+    let State { mode, generation } = *state.borrow();
+    if mode != Mode::Reset {
+        let end = state.clone();
         tokio::select! {
-            _ = lead(&mut client, to, &mut state) => {}
-            () = ended(over, era) => {}
+            _ = connect_and_forward(&mut client, to, &mut state) => {}
+            () = generation_ended(end, generation) => {}
         }
     }
-    client.set_zero_linger().ok(); // its end is a reset
+    client.set_zero_linger().ok(); // dropping it resets the connection
 }
 
-async fn ended(mut state: watch::Receiver<State>, era: u64) {
-    state.wait_for(|state| state.era != era).await.ok(); // the link is gone: so is the era
+async fn generation_ended(mut state: watch::Receiver<State>, generation: u64) {
+    // An error means that the proxy is dropped, which ends the generation too.
+    state.wait_for(|state| state.generation != generation).await.ok();
 }
 
-async fn lead(
+async fn connect_and_forward(
     client: &mut TcpStream,
     to: u16,
     state: &mut watch::Receiver<State>,
 ) -> io::Result<()> {
-    carries(state).await?;
-    let mut server = timeout(CONNECT_PATIENCE, TcpStream::connect(("127.0.0.1", to))).await??;
+    until_forwarding(state).await?;
+    let mut server = timeout(CONNECT_TIMEOUT, TcpStream::connect(("127.0.0.1", to))).await??;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     tokio::try_join!(
-        carry(from_client, to_server, state.clone()),
-        carry(from_server, to_client, state.clone())
+        forward(from_client, to_server, state.clone()),
+        forward(from_server, to_client, state.clone())
     )?;
     Ok(())
 }
 
-/// One direction, until it is closed.
-async fn carry(
+/// Forwards one direction until it is closed.
+async fn forward(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     mut state: watch::Receiver<State>,
@@ -141,9 +146,8 @@ async fn carry(
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let length = from.read(&mut buffer).await?;
-        let weather = carries(&mut state).await?;
-        if let Weather::Slow(by) = weather {
-            sleep(by).await;
+        if let Mode::Delay(delay) = until_forwarding(&mut state).await? {
+            sleep(delay).await;
         }
         if length == 0 {
             return to.shutdown().await;
@@ -152,10 +156,10 @@ async fn carry(
     }
 }
 
-/// Waits until the link carries again.
-async fn carries(state: &mut watch::Receiver<State>) -> io::Result<Weather> {
-    let carries = state.wait_for(|state| state.weather != Weather::Hanging).await;
-    Ok(carries.map_err(io::Error::other)?.weather)
+/// Waits while the proxy stalls.
+async fn until_forwarding(state: &mut watch::Receiver<State>) -> io::Result<Mode> {
+    let state = state.wait_for(|state| state.mode != Mode::Stall).await;
+    Ok(state.map_err(io::Error::other)?.mode)
 }
 
 #[cfg(test)]
@@ -166,8 +170,8 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(3600);
 
-    /// A server that sends back what it gets, and a link to it.
-    async fn link() -> FaultProxy {
+    /// A proxy of an echo server.
+    async fn proxy() -> FaultProxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move {
@@ -181,8 +185,8 @@ mod tests {
         FaultProxy::open("test".to_owned(), port).await.unwrap()
     }
 
-    async fn connect(link: &FaultProxy) -> TcpStream {
-        TcpStream::connect(("127.0.0.1", link.port())).await.unwrap()
+    async fn connect(proxy: &FaultProxy) -> TcpStream {
+        TcpStream::connect(("127.0.0.1", proxy.port())).await.unwrap()
     }
 
     async fn echo(client: &mut TcpStream) -> io::Result<[u8; 3]> {
@@ -192,59 +196,59 @@ mod tests {
         Ok(back)
     }
 
-    /// Resolves when a change of the weather was seen.
-    async fn during<T>(fault: impl Future<Output = ()>, seen: impl Future<Output = T>) -> T {
+    /// Runs `test` while the fault lasts.
+    async fn during<T>(fault: impl Future<Output = ()>, test: impl Future<Output = T>) -> T {
         tokio::select! {
             biased;
             () = fault => panic!("the fault ended first"),
-            seen = seen => seen,
+            result = test => result,
         }
     }
 
     #[tokio::test]
-    async fn a_fair_link_carries_both_ways_and_ends_with_its_client() {
-        let link = link().await;
-        let mut client = connect(&link).await;
+    async fn data_is_forwarded_in_both_directions_until_the_client_closes() {
+        let proxy = proxy().await;
+        let mut client = connect(&proxy).await;
         assert_eq!(&echo(&mut client).await.unwrap(), b"abc");
         client.shutdown().await.unwrap();
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     }
 
     #[tokio::test]
-    async fn a_cut_link_resets_who_is_there_and_who_comes() {
-        let link = link().await;
-        let mut there = connect(&link).await;
-        echo(&mut there).await.unwrap();
-        during(link.cut(LONG), async {
-            assert!(there.read(&mut [0]).await.is_err());
-            assert!(echo(&mut connect(&link).await).await.is_err());
+    async fn a_cut_resets_open_and_new_connections() {
+        let proxy = proxy().await;
+        let mut client = connect(&proxy).await;
+        echo(&mut client).await.unwrap();
+        during(proxy.cut(LONG), async {
+            assert!(client.read(&mut [0]).await.is_err());
+            assert!(echo(&mut connect(&proxy).await).await.is_err());
         })
         .await;
     }
 
     #[tokio::test]
-    async fn a_hanging_link_tells_nobody_and_then_resets() {
-        let link = link().await;
-        let mut there = connect(&link).await;
-        echo(&mut there).await.unwrap();
-        let silent = Duration::from_millis(100);
-        during(link.hang(LONG), async {
-            assert!(timeout(silent, echo(&mut there)).await.is_err(), "nothing comes back");
-            assert!(timeout(silent, echo(&mut connect(&link).await)).await.is_err());
+    async fn a_stall_holds_data_back_without_an_error_and_then_resets() {
+        let proxy = proxy().await;
+        let mut client = connect(&proxy).await;
+        echo(&mut client).await.unwrap();
+        let short = Duration::from_millis(100);
+        during(proxy.stall(LONG), async {
+            assert!(timeout(short, echo(&mut client)).await.is_err(), "no data arrives");
+            assert!(timeout(short, echo(&mut connect(&proxy).await)).await.is_err());
         })
         .await;
-        link.hang(Duration::ZERO).await;
-        assert!(there.read(&mut [0]).await.is_err());
-        assert_eq!(&echo(&mut connect(&link).await).await.unwrap(), b"abc");
+        proxy.stall(Duration::ZERO).await;
+        assert!(client.read(&mut [0]).await.is_err());
+        assert_eq!(&echo(&mut connect(&proxy).await).await.unwrap(), b"abc");
     }
 
     #[tokio::test]
-    async fn a_slow_link_takes_its_time() {
-        let link = link().await;
-        let mut client = connect(&link).await;
-        let by = Duration::from_millis(50);
+    async fn a_delay_applies_to_both_directions() {
+        let proxy = proxy().await;
+        let mut client = connect(&proxy).await;
+        let delay = Duration::from_millis(50);
         let since = Instant::now();
-        assert_eq!(&during(link.delay(by, LONG), echo(&mut client)).await.unwrap(), b"abc");
-        assert!(since.elapsed() >= 2 * by);
+        assert_eq!(&during(proxy.delay(delay, LONG), echo(&mut client)).await.unwrap(), b"abc");
+        assert!(since.elapsed() >= 2 * delay);
     }
 }

@@ -1,4 +1,4 @@
-//! What goes wrong, when and for how long: drawn up from the seed before anything runs.
+//! Faults: their kinds, their schedule, which follows from the seed, and their injection.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,219 +14,223 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::shop::Shop;
+use crate::environment::Environment;
 
-/// What a fault may take until all is well again, beyond its own time.
-const HEALING_PATIENCE: Duration = Duration::from_secs(120);
+/// The maximum time until a fault is recovered, beyond its duration.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Nothing happens before. A queue of RabbitMQ that is declared for the first time is broken for ever if RabbitMQ is
-/// killed before it has written it down everywhere, which takes it up to 2 s; the shop declares its queues at its start.
-const CALM: Duration = Duration::from_secs(3);
+/// The time before the first fault. RabbitMQ takes up to 2 s to persist a new queue. If it is killed
+/// before, the queue stays unusable; the shop declares its queues when it starts.
+const FIRST_FAULT: Duration = Duration::from_secs(3);
 
-/// How often another fault is drawn when its target has one already.
-const DRAWS: usize = 50;
+/// How many faults are drawn until one has a target without a fault.
+const MAX_DRAWS: usize = 50;
 
-/// What can go wrong.
+/// Kinds of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// `kill -9` of a node, which is then started again.
+pub enum FaultKind {
+    /// SIGKILL of a node and a restart.
     Node,
-    /// `kill -9` of RabbitMQ, which is then started again.
+    /// SIGKILL of RabbitMQ and a restart.
     Broker,
-    /// `kill -9` of one backend of PostgreSQL: all of them start over.
+    /// SIGKILL of a PostgreSQL backend, which ends all backends.
     Backend,
-    /// `kill -9` of the postmaster, which is then started again.
+    /// SIGKILL of the postmaster and a restart.
     Postmaster,
-    /// SIGSTOP of a node, of RabbitMQ or of a backend, and SIGCONT later.
-    Stop,
-    /// A link resets every connection, and every new one for a while.
+    /// SIGSTOP of a node, RabbitMQ or a backend, and SIGCONT later.
+    Suspend,
+    /// A proxy resets all connections, and new ones for a while.
     Cut,
-    /// A link carries nothing for a while, then resets.
-    Hang,
-    /// A link is slow for a while.
+    /// A proxy forwards nothing for a while, then resets all connections.
+    Stall,
+    /// A proxy delays all data for a while.
     Delay,
 }
 
-impl Kind {
+impl FaultKind {
     /// All kinds.
-    pub const ALL: [Kind; 8] = [
-        Kind::Node,
-        Kind::Broker,
-        Kind::Backend,
-        Kind::Postmaster,
-        Kind::Stop,
-        Kind::Cut,
-        Kind::Hang,
-        Kind::Delay,
+    pub const ALL: [FaultKind; 8] = [
+        FaultKind::Node,
+        FaultKind::Broker,
+        FaultKind::Backend,
+        FaultKind::Postmaster,
+        FaultKind::Suspend,
+        FaultKind::Cut,
+        FaultKind::Stall,
+        FaultKind::Delay,
     ];
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for FaultKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let value = self.to_possible_value();
         f.pad(value.as_ref().map_or("", |value| value.get_name()))
     }
 }
 
-/// What it happens to.
+/// The target of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
-    /// One of the nodes' processes, by its place.
+    /// A process of the shop, by its index.
     Replica(usize),
     Broker,
     Postmaster,
-    /// One of the backends that serve nodes then; the number chooses.
+    /// A backend of PostgreSQL. The number selects one of those that exist when the fault starts.
     Backend(usize),
-    /// One of the links, by its place.
-    Connection(usize),
+    /// A proxy, by its index.
+    Proxy(usize),
 }
 
 impl Target {
-    /// What no other fault may happen to meanwhile.
-    fn whole(self) -> Target {
+    /// The target that can have one fault at a time.
+    fn exclusive(self) -> Target {
         if let Target::Backend(_) = self { Target::Postmaster } else { self }
     }
 }
 
-/// A fault to come.
+/// A scheduled fault.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Fault {
-    /// When, from the beginning of the load.
+    /// Its start, from the start of the load.
     pub at: Duration,
-    pub kind: Kind,
+    pub kind: FaultKind,
     pub target: Target,
-    /// How long; nothing for what is killed.
-    pub lasts: Duration,
-    /// By how much a slow link is slow.
+    /// Its duration; zero for a kill.
+    pub duration: Duration,
+    /// The delay of a proxy that delays.
     pub delay: Duration,
 }
 
-/// What there is for faults to happen to.
+/// The numbers of targets.
 #[derive(Clone, Copy, Debug)]
 pub struct Targets {
     pub replicas: usize,
-    pub links: usize,
+    pub proxies: usize,
 }
 
-/// The faults of a run of `length`, one `every` so long on average: the same for the same seed.
-/// All are over by its end, but for what is started again then.
+/// The faults of a run of `length`, with `interval` between two on average. The same seed gives the
+/// same faults. All end within the run, except for restarts.
 pub fn schedule(
     seed: u64,
     length: Duration,
-    every: Duration,
-    kinds: &[Kind],
+    interval: Duration,
+    kinds: &[FaultKind],
     targets: Targets,
 ) -> Vec<Fault> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut busy: HashMap<Target, Duration> = HashMap::new();
     let mut faults = vec![];
-    let mut at = CALM;
+    let mut at = FIRST_FAULT;
     loop {
-        at += every.mul_f64(-(1.0 - rng.random::<f64>()).ln()); // exponential
+        at += interval.mul_f64(-(1.0 - rng.random::<f64>()).ln()); // exponential
         if at >= length {
             return faults;
         }
-        let fits = |fault: &Fault| {
-            let free = busy.get(&fault.target.whole()).is_none_or(|until| *until <= at);
-            free && at + fault.lasts <= length
+        let is_possible = |fault: &Fault| {
+            let free = busy.get(&fault.target.exclusive()).is_none_or(|until| *until <= at);
+            free && at + fault.duration <= length
         };
-        let mut draws = (0..DRAWS).map(|_| draw(&mut rng, at, kinds, targets));
-        if let Some(fault) = draws.find(fits) {
-            busy.insert(fault.target.whole(), at + fault.lasts + recovery(fault.kind));
+        let mut draws = (0..MAX_DRAWS).map(|_| draw(&mut rng, at, kinds, targets));
+        if let Some(fault) = draws.find(is_possible) {
+            busy.insert(fault.target.exclusive(), at + fault.duration + recovery(fault.kind));
             faults.push(fault);
         }
     }
 }
 
-fn draw(rng: &mut StdRng, at: Duration, kinds: &[Kind], targets: Targets) -> Fault {
-    let kind = *kinds.choose(rng).unwrap_or(&Kind::Node);
+fn draw(rng: &mut StdRng, at: Duration, kinds: &[FaultKind], targets: Targets) -> Fault {
+    let kind = *kinds.choose(rng).unwrap_or(&FaultKind::Node);
     let replica = Target::Replica(rng.random_range(0..targets.replicas));
     let backend = Target::Backend(rng.random_range(0..1000));
-    let link = Target::Connection(rng.random_range(0..targets.links));
-    let stopped = *[replica, replica, Target::Broker, backend].choose(rng).unwrap_or(&replica);
-    let (stop, cut) = (rng.random_range(1.0..5.0), rng.random_range(0.5..5.0));
+    let proxy = Target::Proxy(rng.random_range(0..targets.proxies));
+    let suspended = *[replica, replica, Target::Broker, backend].choose(rng).unwrap_or(&replica);
+    let (suspension, disruption) = (rng.random_range(1.0..5.0), rng.random_range(0.5..5.0));
     let delay = Duration::from_millis(rng.random_range(20..500));
-    let (target, lasts) = match kind {
-        Kind::Node => (replica, 0.0),
-        Kind::Broker => (Target::Broker, 0.0),
-        Kind::Backend => (backend, 0.0),
-        Kind::Postmaster => (Target::Postmaster, 0.0),
-        Kind::Stop => (stopped, stop),
-        Kind::Cut | Kind::Hang | Kind::Delay => (link, cut),
+    let (target, seconds) = match kind {
+        FaultKind::Node => (replica, 0.0),
+        FaultKind::Broker => (Target::Broker, 0.0),
+        FaultKind::Backend => (backend, 0.0),
+        FaultKind::Postmaster => (Target::Postmaster, 0.0),
+        FaultKind::Suspend => (suspended, suspension),
+        FaultKind::Cut | FaultKind::Stall | FaultKind::Delay => (proxy, disruption),
     };
-    Fault { at, kind, target, lasts: Duration::from_secs_f64(lasts), delay }
+    Fault { at, kind, target, duration: Duration::from_secs_f64(seconds), delay }
 }
 
-/// About how long a target takes to be as before.
-fn recovery(kind: Kind) -> Duration {
+/// The approximate time that a target needs to recover.
+fn recovery(kind: FaultKind) -> Duration {
     Duration::from_secs(match kind {
-        Kind::Broker => 15,
-        Kind::Postmaster => 5,
-        Kind::Node | Kind::Backend => 3,
-        Kind::Stop | Kind::Cut | Kind::Hang | Kind::Delay => 0,
+        FaultKind::Broker => 15,
+        FaultKind::Postmaster => 5,
+        FaultKind::Node | FaultKind::Backend => 3,
+        FaultKind::Suspend | FaultKind::Cut | FaultKind::Stall | FaultKind::Delay => 0,
     })
 }
 
-/// A fault that was, in seconds from the beginning of the load.
+/// A fault that happened. Times are in seconds from the start of the load.
 #[derive(Clone, Debug, Serialize)]
-pub struct Past {
-    pub kind: Kind,
+pub struct FaultRecord {
+    pub kind: FaultKind,
     pub target: String,
     pub from: f64,
-    /// When all was as before: what was killed answered again.
+    /// When it had recovered: a killed process served requests again.
     pub to: f64,
 }
 
-/// Makes the faults happen. Resolves when the last is healed.
-pub async fn happen(
-    shop: &Arc<Shop>,
+/// Injects the faults and waits until the last one has recovered.
+pub async fn inject_all(
+    environment: &Arc<Environment>,
     faults: &[Fault],
     began: Instant,
-) -> anyhow::Result<Vec<Past>> {
-    let past = Arc::new(Mutex::new(vec![]));
-    let mut under_way = JoinSet::new();
+) -> anyhow::Result<Vec<FaultRecord>> {
+    let records = Arc::new(Mutex::new(vec![]));
+    let mut running = JoinSet::new();
     for fault in faults.iter().copied() {
         sleep_until(began + fault.at).await;
-        let (shop, past) = (Arc::clone(shop), Arc::clone(&past));
-        under_way.spawn(async move {
+        let (environment, records) = (Arc::clone(environment), Arc::clone(&records));
+        running.spawn(async move {
             let from = began.elapsed().as_secs_f64();
-            let target = shop.name(fault.target);
+            let target = environment.name(fault.target);
             eprintln!("{from:8.3} s  {:<10} {target}", fault.kind);
-            let healed = timeout(fault.lasts + HEALING_PATIENCE, happens(&shop, fault)).await;
+            let limit = fault.duration + RECOVERY_TIMEOUT;
+            let recovered = timeout(limit, inject(&environment, fault)).await;
             let to = began.elapsed().as_secs_f64();
-            healed
-                .context("it takes too long")
+            recovered
+                .context("it does not recover in time")
                 .flatten()
                 .with_context(|| format!("{} of {target} at {from:.3} s", fault.kind))?;
-            eprintln!("{to:8.3} s  {:<10} {target} is over", fault.kind);
-            past.lock().expect("no panic").push(Past { kind: fault.kind, target, from, to });
+            eprintln!("{to:8.3} s  {:<10} {target} has recovered", fault.kind);
+            let record = FaultRecord { kind: fault.kind, target, from, to };
+            records.lock().expect("no panic").push(record);
             anyhow::Ok(())
         });
     }
-    while let Some(over) = under_way.join_next().await {
-        over??;
+    while let Some(recovered) = running.join_next().await {
+        recovered??;
     }
-    let mut past = std::mem::take(&mut *past.lock().expect("no panic"));
-    past.sort_by(|a, b| a.from.total_cmp(&b.from));
-    Ok(past)
+    let mut records = std::mem::take(&mut *records.lock().expect("no panic"));
+    records.sort_by(|a, b| a.from.total_cmp(&b.from));
+    Ok(records)
 }
 
-async fn happens(shop: &Shop, fault: Fault) -> anyhow::Result<()> {
-    let Fault { kind, target, lasts, delay, .. } = fault;
-    let link = |place: usize| &shop.links[place];
+async fn inject(environment: &Environment, fault: Fault) -> anyhow::Result<()> {
+    let Fault { kind, target, duration, delay, .. } = fault;
+    let Environment { servers, replicas, proxies, .. } = environment;
     match (kind, target) {
-        (Kind::Node, Target::Replica(place)) => shop.replicas[place].kill().await?,
-        (Kind::Stop, Target::Replica(place)) => shop.replicas[place].stop(lasts).await?,
-        (Kind::Broker, _) => shop.kill_broker().await?,
-        (Kind::Stop, Target::Broker) => shop.stop_broker(lasts).await?,
-        (Kind::Postmaster, _) => shop.kill_postmaster().await?,
-        (Kind::Backend, Target::Backend(choice)) => shop.kill_backend(choice).await?,
-        (Kind::Stop, Target::Backend(choice)) => shop.stop_backend(choice, lasts).await?,
-        (Kind::Cut, Target::Connection(place)) => link(place).cut(lasts).await,
-        (Kind::Hang, Target::Connection(place)) => link(place).hang(lasts).await,
-        (Kind::Delay, Target::Connection(place)) => link(place).delay(delay, lasts).await,
-        (kind, target) => bail!("no {kind} happens to {target:?}"),
+        (FaultKind::Node, Target::Replica(index)) => replicas[index].kill().await?,
+        (FaultKind::Suspend, Target::Replica(index)) => replicas[index].suspend(duration).await?,
+        (FaultKind::Broker, _) => servers.kill_broker().await?,
+        (FaultKind::Suspend, Target::Broker) => servers.suspend_broker(duration).await?,
+        (FaultKind::Postmaster, _) => servers.kill_postmaster().await?,
+        (FaultKind::Backend, Target::Backend(choice)) => servers.kill_backend(choice).await?,
+        (FaultKind::Suspend, Target::Backend(choice)) => {
+            servers.suspend_backend(choice, duration).await?
+        }
+        (FaultKind::Cut, Target::Proxy(index)) => proxies[index].cut(duration).await,
+        (FaultKind::Stall, Target::Proxy(index)) => proxies[index].stall(duration).await,
+        (FaultKind::Delay, Target::Proxy(index)) => proxies[index].delay(delay, duration).await,
+        (kind, target) => bail!("{target:?} cannot have the fault {kind}"),
     }
     Ok(())
 }
@@ -235,39 +239,41 @@ async fn happens(shop: &Shop, fault: Fault) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
-    const TARGETS: Targets = Targets { replicas: 5, links: 19 };
+    const TARGETS: Targets = Targets { replicas: 5, proxies: 19 };
     const LENGTH: Duration = Duration::from_secs(600);
-    const EVERY: Duration = Duration::from_secs(2);
+    const INTERVAL: Duration = Duration::from_secs(2);
 
-    fn of(seed: u64) -> Vec<Fault> {
-        schedule(seed, LENGTH, EVERY, &Kind::ALL, TARGETS)
+    fn faults(seed: u64) -> Vec<Fault> {
+        schedule(seed, LENGTH, INTERVAL, &FaultKind::ALL, TARGETS)
     }
 
     #[test]
-    fn a_schedule_repeats_by_its_seed() {
-        assert_eq!(of(7), of(7));
-        assert_ne!(of(7), of(8));
+    fn the_same_seed_gives_the_same_schedule() {
+        assert_eq!(faults(7), faults(7));
+        assert_ne!(faults(7), faults(8));
     }
 
     #[test]
-    fn a_schedule_has_every_kind_about_as_often_as_asked_for() {
+    fn a_schedule_has_every_kind_and_about_the_requested_number_of_faults() {
         for seed in 0..50 {
-            let faults = of(seed);
+            let faults = faults(seed);
             assert!((200..400).contains(&faults.len()), "{}", faults.len());
-            assert!(Kind::ALL.iter().all(|kind| faults.iter().any(|fault| fault.kind == *kind)));
+            assert!(
+                FaultKind::ALL.iter().all(|kind| faults.iter().any(|fault| fault.kind == *kind))
+            );
         }
-        let only = schedule(7, LENGTH, EVERY, &[Kind::Hang], TARGETS);
-        assert!(!only.is_empty() && only.iter().all(|fault| fault.kind == Kind::Hang));
+        let only = schedule(7, LENGTH, INTERVAL, &[FaultKind::Stall], TARGETS);
+        assert!(!only.is_empty() && only.iter().all(|fault| fault.kind == FaultKind::Stall));
     }
 
     #[test]
-    fn nothing_happens_to_what_something_happens_to_or_after_the_end() {
+    fn faults_of_a_target_do_not_overlap_and_end_within_the_run() {
         for seed in 0..50 {
             let mut until: HashMap<Target, Duration> = HashMap::new();
-            for fault in of(seed) {
-                let before = until.insert(fault.target.whole(), fault.at + fault.lasts);
+            for fault in faults(seed) {
+                let before = until.insert(fault.target.exclusive(), fault.at + fault.duration);
                 assert!(before.is_none_or(|before| before <= fault.at), "{fault:?}");
-                assert!(fault.at + fault.lasts <= LENGTH, "{fault:?}");
+                assert!(fault.at + fault.duration <= LENGTH, "{fault:?}");
             }
         }
     }

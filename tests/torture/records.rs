@@ -1,4 +1,4 @@
-//! What the clients were told: every row that must be there in the end, as it was acknowledged last.
+//! Records of acknowledged writes: the rows that must exist at the end, in their last acknowledged state.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// A user as the auth node acknowledged it.
+/// A user.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct User {
     pub username: String,
@@ -21,7 +21,7 @@ pub struct Category {
     pub parent_id: Option<i64>,
 }
 
-/// A product, with what was stocked of it.
+/// A product, with its initial stock.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct Product {
     pub name: String,
@@ -30,38 +30,38 @@ pub struct Product {
     pub category_id: i64,
 }
 
-/// An order: whose, and by item the product and how many of it.
+/// An order: its customer, and product and quantity of each item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
     pub user_id: Uuid,
     pub items: BTreeMap<i64, (i64, i64)>,
 }
 
-/// What one second of the run saw.
+/// The counts of one second of the run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Second {
-    /// Definite answers.
+    /// Definite responses.
     pub answered: u32,
-    /// Broken connections, no answer in time, and 5xx.
+    /// Connection errors, timeouts and 5xx responses.
     pub failed: u32,
 }
 
-/// How a write went until its definite answer.
+/// Counts of writes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Writes {
-    /// Done: 2xx.
+    /// Executed: 2xx.
     pub acknowledged: u64,
-    /// Not done, for good: 4xx.
+    /// Not executed: 4xx.
     pub refused: u64,
-    /// Those whose outcome was unknown for a while.
+    /// The outcome was unknown for a while.
     pub unknown: u64,
-    /// Those that got the first answer again.
+    /// The response was replayed.
     pub replayed: u64,
-    /// Those that took more than one try.
+    /// More than one attempt was needed.
     pub retried: u64,
 }
 
-/// What a client, or all of them, were told.
+/// The records of one client or of all.
 #[derive(Debug, Default)]
 pub struct Records {
     pub users: HashMap<Uuid, User>,
@@ -70,35 +70,36 @@ pub struct Records {
     pub products: HashMap<i64, Product>,
     pub orders: HashMap<i64, Order>,
     pub writes: Writes,
-    /// Answers that are wrong by themselves.
-    pub wrong: Vec<String>,
-    /// Writes that never got a definite answer.
+    /// Responses that contradict their requests.
+    pub wrong_responses: Vec<String>,
+    /// Writes without a definite response.
     pub unresolved: Vec<String>,
-    /// Answers of 500: bugs.
-    pub bugs: Vec<String>,
+    /// Responses with status 500.
+    pub internal_errors: Vec<String>,
     pub requests: u64,
     pub seconds: Vec<Second>,
-    /// How long each definite answer took, from the try that got it.
-    pub answers: Vec<Duration>,
-    /// How long each write took, from its first try to its definite answer.
-    pub resolutions: Vec<Duration>,
+    /// The latency of each definite response, without earlier attempts.
+    pub latencies: Vec<Duration>,
+    /// The time from the first attempt of each write to its definite response.
+    pub resolution_times: Vec<Duration>,
 }
 
 impl Records {
-    /// Counts a try that just ended.
-    pub fn count(&mut self, began: Instant, answered: bool) {
-        let second = usize::try_from(began.elapsed().as_secs()).unwrap_or(usize::MAX);
+    /// Counts an attempt that has just ended.
+    pub fn count(&mut self, start: Instant, answered: bool) {
+        let second = usize::try_from(start.elapsed().as_secs()).unwrap_or(usize::MAX);
         if self.seconds.len() <= second {
             self.seconds.resize(second + 1, Second::default());
         }
         self.requests += 1;
-        match answered {
-            true => self.seconds[second].answered += 1,
-            false => self.seconds[second].failed += 1,
+        if answered {
+            self.seconds[second].answered += 1;
+        } else {
+            self.seconds[second].failed += 1;
         }
     }
 
-    /// Adds what another client was told.
+    /// Adds the records of another client.
     pub fn merge(&mut self, other: Records) {
         self.add("user", |all| &mut all.users, other.users);
         self.add("category", |all| &mut all.categories, other.categories);
@@ -110,9 +111,9 @@ impl Records {
         self.writes.unknown += other.writes.unknown;
         self.writes.replayed += other.writes.replayed;
         self.writes.retried += other.writes.retried;
-        self.wrong.extend(other.wrong);
+        self.wrong_responses.extend(other.wrong_responses);
         self.unresolved.extend(other.unresolved);
-        self.bugs.extend(other.bugs);
+        self.internal_errors.extend(other.internal_errors);
         self.requests += other.requests;
         let length = self.seconds.len().max(other.seconds.len());
         self.seconds.resize(length, Second::default());
@@ -120,11 +121,11 @@ impl Records {
             sum.answered += second.answered;
             sum.failed += second.failed;
         }
-        self.answers.extend(other.answers);
-        self.resolutions.extend(other.resolutions);
+        self.latencies.extend(other.latencies);
+        self.resolution_times.extend(other.resolution_times);
     }
 
-    /// One row that answers two writes is one write too few.
+    /// Adds rows. A row that acknowledges two writes means that one of them was lost.
     pub fn add<K: std::hash::Hash + Eq + std::fmt::Display + Copy, V>(
         &mut self,
         what: &str,
@@ -133,15 +134,15 @@ impl Records {
     ) {
         for (id, row) in more {
             if rows(self).insert(id, row).is_some() {
-                self.wrong.push(format!("{what} {id} is the answer to two writes"));
+                self.wrong_responses.push(format!("{what} {id} acknowledges two writes"));
             }
         }
     }
 
-    /// What an answer lacks to be the row that was asked for.
-    pub fn must_be(&mut self, right: bool, what: &str, answer: &Value) {
-        if !right {
-            self.wrong.push(format!("{what} was answered by {answer}"));
+    /// Records a response that contradicts its request.
+    pub fn check(&mut self, correct: bool, what: &str, response: &Value) {
+        if !correct {
+            self.wrong_responses.push(format!("{what}: {response}"));
         }
     }
 }

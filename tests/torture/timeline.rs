@@ -1,6 +1,6 @@
-//! A picture of the run: requests and errors per second, and the faults below.
+//! The timeline: an SVG of responses and errors per second with the faults below.
 
-use crate::faults::{Kind, Past};
+use crate::faults::{FaultKind, FaultRecord};
 use crate::records::Second;
 
 const WIDTH: f64 = 1200.0;
@@ -15,27 +15,27 @@ const LANES: f64 = BOTTOM + 44.0;
 const ANSWERED: &str = "#2f7d4f";
 const FAILED: &str = "#c8102e";
 
-fn colour(kind: Kind) -> &'static str {
+fn colour(kind: FaultKind) -> &'static str {
     match kind {
-        Kind::Node => "#d1495b",
-        Kind::Broker => "#edae49",
-        Kind::Backend => "#00798c",
-        Kind::Postmaster => "#30638e",
-        Kind::Stop => "#7b4ab5",
-        Kind::Cut => "#4a4a4a",
-        Kind::Hang => "#9c6644",
-        Kind::Delay => "#8aa29e",
+        FaultKind::Node => "#d1495b",
+        FaultKind::Broker => "#edae49",
+        FaultKind::Backend => "#00798c",
+        FaultKind::Postmaster => "#30638e",
+        FaultKind::Suspend => "#7b4ab5",
+        FaultKind::Cut => "#4a4a4a",
+        FaultKind::Stall => "#9c6644",
+        FaultKind::Delay => "#8aa29e",
     }
 }
 
-/// What the picture shows.
+/// The data of the timeline.
 pub struct Timeline<'r> {
     pub title: String,
     pub seconds: &'r [Second],
-    pub faults: &'r [Past],
+    pub faults: &'r [FaultRecord],
     /// When the load ended.
     pub load_ended: f64,
-    /// When all copies were equal.
+    /// When the replicated tables equalled their sources.
     pub converged: Option<f64>,
 }
 
@@ -44,9 +44,9 @@ impl Timeline<'_> {
     pub fn draw(&self) -> String {
         let ends = self.faults.iter().map(|fault| fault.to).chain(self.converged);
         let length = ends.fold(self.seconds.len() as f64, f64::max).max(self.load_ended);
-        let most = self.seconds.iter().map(|second| second.answered.max(second.failed)).max();
-        let kinds = Kind::ALL.into_iter().filter(|kind| self.of(*kind).next().is_some());
-        let mut sheet = Sheet::new(length, most.unwrap_or(0), kinds.clone().count());
+        let max = self.seconds.iter().map(|second| second.answered.max(second.failed)).max();
+        let kinds = FaultKind::ALL.into_iter().filter(|kind| self.of(*kind).next().is_some());
+        let mut sheet = Sheet::new(length, max.unwrap_or(0), kinds.clone().count());
         self.heading(&mut sheet);
         sheet.axes();
         for (lane, kind) in kinds.enumerate() {
@@ -64,32 +64,32 @@ impl Timeline<'_> {
         let title = format!(r#"<tspan font-size="16" font-weight="600">{}</tspan>"#, self.title);
         sheet.text(LEFT, 24.0, "start", &title);
         sheet.rule([LEFT, 44.0, LEFT + 20.0, 44.0], ANSWERED, 3);
-        sheet.text(LEFT + 26.0, 48.0, "start", "answers per second");
+        sheet.text(LEFT + 26.0, 48.0, "start", "responses per second");
         sheet.rule([LEFT + 170.0, 44.0, LEFT + 190.0, 44.0], FAILED, 3);
         sheet.text(LEFT + 196.0, 48.0, "start", "errors per second");
         let equal = self.converged.map_or("never".to_owned(), |at| format!("after {at:.1} s"));
         let ended = self.load_ended;
-        let dashed = format!("dashed: load ended after {ended:.1} s, copies equal {equal}");
+        let dashed = format!("dashed: load ended after {ended:.1} s, converged {equal}");
         sheet.text(WIDTH - RIGHT, 48.0, "end", &dashed);
     }
 
-    fn of(&self, kind: Kind) -> impl Iterator<Item = &Past> {
+    fn of(&self, kind: FaultKind) -> impl Iterator<Item = &FaultRecord> {
         self.faults.iter().filter(move |fault| fault.kind == kind)
     }
 }
 
-/// The picture under way: a plot over time, and lanes below it.
+/// The SVG under construction: a plot over time, and lanes below it.
 struct Sheet {
     svg: String,
-    /// What the width of the plot stands for, in seconds.
+    /// The seconds that the width of the plot spans.
     length: f64,
-    /// What a fourth of its height stands for.
+    /// The count that a quarter of its height spans.
     step: f64,
 }
 
 impl Sheet {
-    fn new(length: f64, most: u32, lanes: usize) -> Sheet {
-        let (length, step) = (length.max(1.0), round_step(f64::from(most) / 4.0));
+    fn new(length: f64, max: u32, lanes: usize) -> Sheet {
+        let (length, step) = (length.max(1.0), round_step(f64::from(max) / 4.0));
         let mut sheet = Sheet { svg: String::new(), length, step };
         let height = LANES + lanes as f64 * LANE + 24.0;
         sheet.add(&format!(
@@ -129,12 +129,17 @@ impl Sheet {
         }
     }
 
-    /// A kind's faults: bars in a lane of their own, and a shade behind the plot.
-    fn lane<'p>(&mut self, lane: usize, kind: Kind, faults: impl Iterator<Item = &'p Past>) {
+    /// Draws the faults of a kind: bars in a lane, and shades behind the plot.
+    fn lane<'p>(
+        &mut self,
+        lane: usize,
+        kind: FaultKind,
+        faults: impl Iterator<Item = &'p FaultRecord>,
+    ) {
         let middle = LANES + (lane as f64 + 0.5) * LANE;
         self.rule([LEFT, middle, WIDTH - RIGHT, middle], "#eee", 1);
         self.text(LEFT - 8.0, middle + 4.0, "end", &kind.to_string());
-        for Past { target, from, to, .. } in faults {
+        for FaultRecord { target, from, to, .. } in faults {
             let (x, width) = (self.x(*from), (self.x(*to) - self.x(*from)).max(3.0));
             self.block([x, TOP, width, PLOT], colour(kind), r#" opacity="0.10""#);
             self.block([x, middle - 7.0, width, 14.0], colour(kind), r#" rx="2""#);
