@@ -27,6 +27,7 @@ mod brokers;
 mod catalog;
 mod convergence;
 mod dead_letters;
+mod documents;
 mod event_schemas;
 mod events;
 mod flow;
