@@ -1,5 +1,5 @@
 #!/bin/sh
-# Checks the dependencies against deny.toml. SHOP_OFFLINE=1 leaves out the advisories, whose database
+# Checks the dependencies against deny.toml. SHOP_OFFLINE=1 skips the advisories, whose database
 # is a git repository on the network.
 set -eu
 cd "$(dirname "$0")/.."

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs tests/house with rustc alone: it uses the standard library only, so that it needs no other
-# crate and takes two seconds after any change. `cargo test -p shop-tests --test house` is the same.
+# Runs tests/house with rustc alone, which takes two seconds: the test uses only the standard
+# library. `cargo test -p shop-tests --test house` runs the same test.
 set -eu
 cd "$(dirname "$0")/.."
 binary=${CARGO_TARGET_DIR:-target}/house

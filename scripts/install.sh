@@ -16,7 +16,7 @@ stop() {
 
 need_rust() {
     have cargo || PATH=$PATH:$HOME/.cargo/bin
-    have cargo || stop 'Rust is missing: install it as https://rustup.rs says, then try again'
+    have cargo || stop 'Rust is missing: install it from https://rustup.rs and try again'
     export PATH
 }
 
@@ -57,8 +57,8 @@ need_chromium() {
         'chromium chromium-driver), or ask an administrator to'
 }
 
-# A fetched PostgreSQL comes first, because it wrote the data directory. Then the places that the
-# shop searches too.
+# Prefers a fetched PostgreSQL, because its version created the data directory. The other locations
+# are those that the shop searches.
 postgres_found() {
     [ -z "${SHOP__EMBEDDED__POSTGRES_BINARIES:-}" ] || return 0 # the shop validates it at startup
     if is_postgres "$tools/postgres"; then
@@ -88,7 +88,7 @@ chromium_found() {
 install_packages() {
     have apt-get && as_root true 2>/dev/null || return
     printf 'installing %s\n' "$*"
-    logged as_root apt-get update || : # a failed source is not fatal
+    logged as_root apt-get update || : # one failing package source is not fatal
     logged as_root env DEBIAN_FRONTEND=noninteractive \
         apt-get install --yes --no-install-recommends "$@" || show_log
 }
@@ -106,7 +106,7 @@ fetch_postgres() {
 
 # Unpacks Debian's packages and the missing libraries into $tools instead of installing them.
 fetch_packages() {
-    have apt-get && [ -e /usr/share/zoneinfo/UTC ] || return # PostgreSQL has no other source of time zones
+    have apt-get && [ -e /usr/share/zoneinfo/UTC ] || return # it reads the system's time zones
     root=$tools/debian
     rm -rf "$root" && mkdir -p "$root/lists/partial" "$root/cache/archives/partial" || return
     set -- -o Dir::State::lists="$root/lists" -o Dir::Cache="$root/cache" -o Debug::NoLocking=1

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Lints all targets. The release profile is used because the tests use it: build scripts, such as the
-# one that compiles the TLS library, then run once instead of once for each profile.
+# Lints all targets in the release profile, which the tests use as well: build scripts, such as that
+# of the TLS library, then run once instead of once for each profile.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/install.sh

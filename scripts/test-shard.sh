@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs one shard of the tests: test-shard.sh SHARD SHARDS. The integration tests are divided by module
-# in turn. The first shard also runs the unit, house, embedded and documentation tests, the last one
-# the crash test.
+# Runs one shard of the tests: test-shard.sh SHARD SHARDS. The modules of the integration tests are
+# distributed over the shards. The first shard also runs the unit, house, embedded and documentation
+# tests, the last one the crash test.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/install.sh
