@@ -1,8 +1,8 @@
-//! The pictures: plots one below the other, over one axis each, as SVG.
+//! The charts of the report as SVG. Each chart has one or more panels.
 
 mod sheet;
 
-use sheet::{Axis, Line, Panel, Scale, picture};
+use sheet::{Axis, Line, Panel, Scale, render};
 
 use crate::report::Report;
 
@@ -12,26 +12,26 @@ pub const LIST_P99: &str = "GET products, p99";
 pub const ORDER_RATE: &str = "POST order";
 pub const ORDER_P50: &str = "POST order, p50";
 pub const ORDER_P99: &str = "POST order, p99";
-pub const LIMIT_RATE: &str = "pgbench at its best";
-pub const PAGE_RATE: &str = "in pages of 50 by cursor, 8 connections";
+pub const PGBENCH_RATE: &str = "pgbench, highest rate";
+pub const PAGE_RATE: &str = "pages of 50 by cursor, 8 connections";
 pub const PAGE_P50: &str = "page of 50, p50";
 pub const PAGE_P99: &str = "page of 50, p99";
-pub const WHOLE_RATE: &str = "in one whole list, 1 connection";
-pub const MEMORY_BEFORE: &str = "before";
-pub const MEMORY_MOST: &str = "at most";
+pub const WHOLE_LIST_RATE: &str = "whole list, 1 connection";
+pub const MEMORY_BEFORE: &str = "before the request";
+pub const MEMORY_PEAK: &str = "peak";
 
 const BLUE: &str = "#1f6fb2";
 const GREEN: &str = "#2f7d4f";
 const RED: &str = "#c8102e";
 const GREY: &str = "#7a7a7a";
 
-/// How long answers take, and how many there are, by connections. Nothing when neither was measured.
+/// Response times and throughput by connections. `None` if neither was measured.
 pub fn latency(report: &Report) -> Option<String> {
-    let lines = |wanted: &[LineItem]| lines(report, wanted);
+    let lines = |wanted: &[LineSpec]| lines(report, wanted);
     let connections = || Axis::new("connections", Scale::Measured);
     let panels = [
         Panel {
-            title: "How long an answer takes",
+            title: "Response time",
             x: connections(),
             y: Axis::new("ms", Scale::Powers),
             lines: lines(&[
@@ -42,52 +42,52 @@ pub fn latency(report: &Report) -> Option<String> {
             ]),
         },
         Panel {
-            title: "How many are answered",
+            title: "Throughput",
             x: connections(),
-            y: Axis::new("answers per second", Scale::Powers),
+            y: Axis::new("responses per second", Scale::Powers),
             lines: lines(&[
                 (LIST_RATE, GREEN, false),
                 (ORDER_RATE, BLUE, false),
-                (LIMIT_RATE, GREY, true),
+                (PGBENCH_RATE, GREY, true),
             ]),
         },
     ];
-    picture("Orders and lists under load", &report.place(), panels)
+    render("Orders and lists under load", &report.environment(), panels)
 }
 
-/// Pages and whole lists by the size of the catalogue. Nothing when they were not measured.
+/// Pages and whole lists by the size of the catalogue. `None` if they were not measured.
 pub fn catalogue(report: &Report) -> Option<String> {
-    let lines = |wanted: &[LineItem]| lines(report, wanted);
+    let lines = |wanted: &[LineSpec]| lines(report, wanted);
     let products = || Axis::new("products in the catalogue", Scale::Measured);
     let panels = [
         Panel {
-            title: "How much is answered",
+            title: "Throughput",
             x: products(),
             y: Axis::new("products per second", Scale::Powers),
-            lines: lines(&[(PAGE_RATE, BLUE, false), (WHOLE_RATE, GREEN, false)]),
+            lines: lines(&[(PAGE_RATE, BLUE, false), (WHOLE_LIST_RATE, GREEN, false)]),
         },
         Panel {
-            title: "How long a page of 50 takes",
+            title: "Response time of a page of 50",
             x: products(),
             y: Axis::new("ms", Scale::Powers),
             lines: lines(&[(PAGE_P50, BLUE, false), (PAGE_P99, BLUE, true)]),
         },
         Panel {
-            title: "Memory of the catalog node around the whole list",
+            title: "Memory of the catalog node during a response with the whole list",
             x: products(),
             y: Axis::new("MB", Scale::Powers),
-            lines: lines(&[(MEMORY_MOST, RED, false), (MEMORY_BEFORE, GREY, true)]),
+            lines: lines(&[(MEMORY_PEAK, RED, false), (MEMORY_BEFORE, GREY, true)]),
         },
     ];
-    picture("Lists by the size of the catalogue", &report.place(), panels)
+    render("Lists by the size of the catalogue", &report.environment(), panels)
 }
 
-/// A curve, its colour, and whether it is dashed.
-type LineItem<'w> = (&'w str, &'static str, bool);
+/// The name of a curve, its colour, and whether it is dashed.
+type LineSpec<'w> = (&'w str, &'static str, bool);
 
-/// Those that were measured.
-fn lines(report: &Report, wanted: &[LineItem]) -> Vec<Line> {
-    let line = |(name, colour, dashed): &LineItem| {
+/// Lines of the curves that were measured.
+fn lines(report: &Report, wanted: &[LineSpec]) -> Vec<Line> {
+    let line = |(name, colour, dashed): &LineSpec| {
         let curve = report.curve(name).filter(|curve| !curve.points.is_empty())?;
         let (name, points) = (curve.name.clone(), curve.points.clone());
         Some(Line { name, points, colour, dashed: *dashed })

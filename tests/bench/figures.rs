@@ -1,4 +1,4 @@
-//! Figures: what each measurement said, their medians, and how they compare with a limit and a target.
+//! Measurements, their medians, and the comparison with a limit and a target.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,24 +7,24 @@ use anyhow::{Context, ensure};
 use serde::Serialize;
 
 use crate::processes::Usage;
-use crate::wrk::{Load, Said};
+use crate::wrk::{Load, WrkReport};
 
-/// More errors than this share make a measurement worthless.
-const MOST_ERRORS: f64 = 0.003;
+/// A measurement with a larger share of errors does not count.
+const MAX_ERROR_SHARE: f64 = 0.003;
 
-/// Who was measured.
+/// What is measured: the shop or a baseline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Who {
+pub enum Subject {
     Shop,
-    Limit,
+    Baseline,
 }
 
-impl fmt::Display for Who {
+impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Who::Shop => "shop",
-            Who::Limit => "limit",
+            Subject::Shop => "shop",
+            Subject::Baseline => "baseline",
         })
     }
 }
@@ -32,13 +32,13 @@ impl fmt::Display for Who {
 /// One measurement. Times are in milliseconds.
 #[derive(Clone, Debug, Serialize)]
 pub struct Run {
-    pub who: Who,
+    pub subject: Subject,
     pub what: String,
     pub connections: u32,
     pub seconds: f64,
     pub requests: u64,
     pub per_second: f64,
-    /// Whether there were too many errors for it to count.
+    /// The share of errors is too large: the measurement does not count.
     pub failed: bool,
     pub errors: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,21 +48,21 @@ pub struct Run {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p999_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub most_ms: Option<f64>,
-    /// How long it took afterwards until the events of it were applied.
+    pub max_ms: Option<f64>,
+    /// Time from the end of the load until its events were applied.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain_seconds: Option<f64>,
-    /// Of each process, with its children.
+    /// By process tree.
     pub cpu_us_per_request: BTreeMap<String, f64>,
-    /// After the measurement.
+    /// After the measurement, by process tree.
     pub resident_mb: BTreeMap<String, f64>,
 }
 
 impl Run {
-    /// What a program that says no more than its rate came to.
-    pub fn of_rate(who: Who, connections: u32, seconds: f64, requests: u64) -> Run {
+    /// A measurement of which only the rate is known.
+    pub fn of_rate(subject: Subject, connections: u32, seconds: f64, requests: u64) -> Run {
         Run {
-            who,
+            subject,
             what: String::new(),
             connections,
             seconds,
@@ -73,34 +73,35 @@ impl Run {
             p50_ms: None,
             p99_ms: None,
             p999_ms: None,
-            most_ms: None,
+            max_ms: None,
             drain_seconds: None,
             cpu_us_per_request: BTreeMap::new(),
             resident_mb: BTreeMap::new(),
         }
     }
 
-    /// What wrk said. An error is no request that was answered.
-    pub fn of_wrk(who: Who, load: &Load, said: &Said) -> Run {
+    /// A measurement by wrk. A failed request does not count as a request.
+    pub fn of_wrk(subject: Subject, load: &Load, report: &WrkReport) -> Run {
         let ms = |micros: u64| Some(micros as f64 / 1000.0);
-        let answered = said.requests.saturating_sub(said.failed);
+        let answered = report.requests.saturating_sub(report.failed);
         Run {
-            failed: answered == 0 || said.failed as f64 > MOST_ERRORS * said.requests as f64,
-            errors: said.failed,
-            p50_ms: ms(said.p50),
-            p99_ms: ms(said.p99),
-            p999_ms: ms(said.p999),
-            most_ms: ms(said.most),
-            ..Run::of_rate(who, load.connections, said.micros as f64 / 1e6, answered)
+            failed: answered == 0
+                || report.failed as f64 > MAX_ERROR_SHARE * report.requests as f64,
+            errors: report.failed,
+            p50_ms: ms(report.p50),
+            p99_ms: ms(report.p99),
+            p999_ms: ms(report.p999),
+            max_ms: ms(report.max),
+            ..Run::of_rate(subject, load.connections, report.micros as f64 / 1e6, answered)
         }
     }
 
-    /// What it was.
+    /// Sets the name of the measurement.
     pub fn named(self, what: impl Into<String>) -> Run {
         Run { what: what.into(), ..self }
     }
 
-    /// What it cost.
+    /// Sets processor time and memory from the usage before and after the measurement.
     pub fn with_usage(
         mut self,
         requests: u64,
@@ -118,32 +119,32 @@ impl Run {
     }
 }
 
-/// To a tenth.
+/// Bytes in MB, rounded to one decimal.
 pub fn megabytes(bytes: u64) -> f64 {
     (bytes as f64 / 1e5).round() / 10.0
 }
 
-/// A figure over all rounds.
+/// The median and the range of one figure over all rounds.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figure {
     pub median: f64,
-    pub least: f64,
-    pub most: f64,
+    pub min: f64,
+    pub max: f64,
     pub rounds: Vec<f64>,
 }
 
 impl Figure {
-    /// Of what was measured, round by round.
+    /// Computes the median and the range. Fails if `rounds` is empty.
     pub fn of(rounds: Vec<f64>) -> anyhow::Result<Figure> {
         let mut sorted = rounds.clone();
         sorted.sort_by(f64::total_cmp);
-        let (least, most) = (sorted.first().copied(), sorted.last().copied());
-        let (least, most) = least.zip(most).context("no round could be measured")?;
+        let (min, max) = (sorted.first().copied(), sorted.last().copied());
+        let (min, max) = min.zip(max).context("no round was measured")?;
         let median = (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0;
-        Ok(Figure { median, least, most, rounds })
+        Ok(Figure { median, min, max, rounds })
     }
 
-    /// Of those measurements that count.
+    /// The same over the runs that did not fail.
     pub fn among<'r>(
         runs: impl IntoIterator<Item = &'r Run>,
         figure: impl Fn(&Run) -> Option<f64>,
@@ -157,7 +158,7 @@ impl Figure {
     }
 }
 
-/// What is demanded.
+/// The target of a figure.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
@@ -172,14 +173,14 @@ pub enum Target {
 impl Target {
     fn is_met(self, median: f64, ratio: Option<f64>) -> bool {
         match self {
-            Target::RatioAtLeast(least) => ratio.is_some_and(|ratio| ratio >= least),
-            Target::RatioAtMost(most) => ratio.is_some_and(|ratio| ratio <= most),
-            Target::AtMost(most) => median <= most,
+            Target::RatioAtLeast(min) => ratio.is_some_and(|ratio| ratio >= min),
+            Target::RatioAtMost(max) => ratio.is_some_and(|ratio| ratio <= max),
+            Target::AtMost(max) => median <= max,
         }
     }
 }
 
-/// A line of the report's table.
+/// A row of the report's table. `limit` is the figure of the baseline.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
     pub what: String,
@@ -192,8 +193,8 @@ pub struct Row {
 }
 
 impl Row {
-    /// A figure of the shop beside the same of its limit.
-    pub fn compared(
+    /// A figure of the shop, its limit, and a target.
+    pub fn compared_with_target(
         what: impl Into<String>,
         unit: &'static str,
         shop: Figure,
@@ -201,30 +202,40 @@ impl Row {
         target: Target,
     ) -> Row {
         let median = shop.median;
-        let row = Row::beside(what, unit, shop, limit);
+        let row = Row::compared(what, unit, shop, limit);
         let met = target.is_met(median, row.ratio);
         Row { target: Some(target), met: Some(met), ..row }
     }
 
-    /// The same, to know.
-    pub fn beside(what: impl Into<String>, unit: &'static str, shop: Figure, limit: Figure) -> Row {
+    /// A figure of the shop and its limit, without a target.
+    pub fn compared(
+        what: impl Into<String>,
+        unit: &'static str,
+        shop: Figure,
+        limit: Figure,
+    ) -> Row {
         let ratio = Some(shop.median / limit.median);
-        Row { limit: Some(limit), ratio, ..Row::shown(what, unit, shop) }
+        Row { limit: Some(limit), ratio, ..Row::shop(what, unit, shop) }
     }
 
-    /// A figure that has a target of its own.
-    pub fn alone(what: impl Into<String>, unit: &'static str, shop: Figure, target: Target) -> Row {
+    /// A figure of the shop and a target for it.
+    pub fn shop_with_target(
+        what: impl Into<String>,
+        unit: &'static str,
+        shop: Figure,
+        target: Target,
+    ) -> Row {
         let met = target.is_met(shop.median, None);
-        Row { target: Some(target), met: Some(met), ..Row::shown(what, unit, shop) }
+        Row { target: Some(target), met: Some(met), ..Row::shop(what, unit, shop) }
     }
 
-    /// A figure to know.
-    pub fn shown(what: impl Into<String>, unit: &'static str, shop: Figure) -> Row {
+    /// A figure of the shop, without a target.
+    pub fn shop(what: impl Into<String>, unit: &'static str, shop: Figure) -> Row {
         Row { shop: Some(shop), ..Row::empty(what.into(), unit) }
     }
 
-    /// A figure of a limit, to know.
-    pub fn of_limit(what: impl Into<String>, unit: &'static str, limit: Figure) -> Row {
+    /// A figure of a baseline.
+    pub fn limit(what: impl Into<String>, unit: &'static str, limit: Figure) -> Row {
         Row { limit: Some(limit), ..Row::empty(what.into(), unit) }
     }
 
@@ -233,37 +244,37 @@ impl Row {
     }
 }
 
-/// Points of a picture that belong together.
+/// A curve of a chart.
 #[derive(Clone, Debug, Serialize)]
 pub struct Curve {
     pub name: String,
     pub points: Vec<(f64, f64)>,
 }
 
-/// What a section came to.
+/// The results of a section.
 #[derive(Debug, Default, Serialize)]
 pub struct Outcome {
     pub rows: Vec<Row>,
     pub runs: Vec<Run>,
     pub curves: Vec<Curve>,
-    /// What could not be measured, and why.
-    pub trouble: Vec<String>,
+    /// Errors of measurements.
+    pub failures: Vec<String>,
 }
 
 impl Outcome {
-    /// Whether everything could be measured.
+    /// Whether every measurement succeeded.
     pub fn is_complete(&self) -> bool {
-        self.trouble.is_empty() && !self.runs.iter().any(|run| run.failed)
+        self.failures.is_empty() && !self.runs.iter().any(|run| run.failed)
     }
 
-    /// The measurements of one thing.
-    pub fn runs_of<'o>(&'o self, who: Who, what: &'o str) -> impl Iterator<Item = &'o Run> {
-        self.runs.iter().filter(move |run| run.who == who && run.what == what)
+    /// The runs of a subject with this name.
+    pub fn runs_of<'o>(&'o self, subject: Subject, what: &'o str) -> impl Iterator<Item = &'o Run> {
+        self.runs.iter().filter(move |run| run.subject == subject && run.what == what)
     }
 
-    /// The median rate of one thing.
-    pub fn rate(&self, who: Who, what: &str) -> anyhow::Result<Figure> {
-        Figure::among(self.runs_of(who, what), |run| Some(run.per_second))
+    /// The rate of a subject over the runs with this name.
+    pub fn rate(&self, subject: Subject, what: &str) -> anyhow::Result<Figure> {
+        Figure::among(self.runs_of(subject, what), |run| Some(run.per_second))
     }
 }
 
@@ -273,7 +284,7 @@ mod tests {
     use crate::wrk::Script;
 
     #[test]
-    fn a_median_lies_in_the_middle() {
+    fn median_of_an_even_number_is_the_mean_of_the_middle_two() {
         for (rounds, median) in
             [(vec![3.0], 3.0), (vec![5.0, 1.0, 2.0], 2.0), (vec![1.0, 4.0], 2.5)]
         {
@@ -283,35 +294,39 @@ mod tests {
     }
 
     #[test]
-    fn more_than_a_few_errors_in_a_thousand_are_a_failure() {
+    fn run_fails_above_the_maximum_share_of_errors() {
         let script = Script::Get { token: String::new() };
         let load =
             Load { url: String::new(), script, threads: 1, connections: 8, seconds: 1, rate: None };
         for (failed, is_failure) in [(0, false), (3, false), (4, true), (1000, true)] {
             let (requests, micros) = (1000, 500_000);
-            let said = Said { requests, micros, failed, p50: 1, p99: 2, p999: 3, most: 4 };
-            let run = Run::of_wrk(Who::Shop, &load, &said);
+            let report = WrkReport { requests, micros, failed, p50: 1, p99: 2, p999: 3, max: 4 };
+            let run = Run::of_wrk(Subject::Shop, &load, &report);
             assert_eq!(run.failed, is_failure, "{failed} errors");
             assert_eq!(run.per_second, (1000 - failed) as f64 * 2.0);
         }
     }
 
     #[test]
-    fn a_measurement_with_errors_does_not_count() {
-        let good = Run::of_rate(Who::Shop, 1, 1.0, 100);
-        let bad = Run { failed: true, ..Run::of_rate(Who::Shop, 1, 1.0, 900) };
+    fn failed_run_does_not_count() {
+        let good = Run::of_rate(Subject::Shop, 1, 1.0, 100);
+        let bad = Run { failed: true, ..Run::of_rate(Subject::Shop, 1, 1.0, 900) };
         let rate = |run: &Run| Some(run.per_second);
         assert_eq!(Figure::among([&good, &bad], rate).unwrap().median, 100.0);
         assert!(Figure::among([&bad], rate).is_err());
     }
 
     #[test]
-    fn a_target_says_what_it_is_about() {
+    fn target_applies_to_the_ratio_or_the_figure() {
         let figure = |value| Figure::of(vec![value]).unwrap();
-        let compared = |target| Row::compared("", "", figure(8.0), figure(10.0), target).met;
+        let compared =
+            |target| Row::compared_with_target("", "", figure(8.0), figure(10.0), target).met;
         assert_eq!(compared(Target::RatioAtLeast(0.8)), Some(true));
         assert_eq!(compared(Target::RatioAtLeast(0.9)), Some(false));
         assert_eq!(compared(Target::RatioAtMost(0.7)), Some(false));
-        assert_eq!(Row::alone("", "", figure(50.0), Target::AtMost(50.0)).met, Some(true));
+        assert_eq!(
+            Row::shop_with_target("", "", figure(50.0), Target::AtMost(50.0)).met,
+            Some(true)
+        );
     }
 }

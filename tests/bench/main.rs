@@ -1,10 +1,11 @@
-//! The benchmark: measures the shop, as three processes, beside what limits it, in turns, in one run.
+//! The benchmark: measures the shop as three processes and compares it with its baselines,
+//! alternately in the same run.
 
-mod bare;
+mod baseline;
 mod chart;
+mod environment;
 mod figures;
 mod machine;
-mod people;
 mod pgbench;
 mod processes;
 mod programs;
@@ -12,7 +13,7 @@ mod report;
 mod sections;
 mod seed;
 mod shop;
-mod stand;
+mod users;
 mod wrk;
 
 use std::collections::BTreeMap;
@@ -22,45 +23,45 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Context;
-use bare::Limit;
+use baseline::Baseline;
 use clap::{Parser, ValueEnum};
+use environment::Environment;
 use figures::Outcome;
 use machine::Machine;
 use report::Report;
 use sections::{Bench, Section};
-use stand::Stand;
 
-/// Measures the shop beside what limits it.
+/// Measures the shop and compares it with its baselines.
 #[derive(Debug, Parser)]
 #[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
     #[command(subcommand)]
-    limit: Option<Limit>,
-    /// How often everything is measured, in turns.
+    baseline: Option<Baseline>,
+    /// Number of rounds. Each round measures everything once.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// How long one measurement takes.
+    /// Duration of one measurement, in seconds.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// What is measured; everything when left out.
+    /// The sections to measure. Default: all.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Section>,
-    /// Also with a million products and a million orders.
+    /// Measure with a million products and a million orders, too.
     #[arg(long)]
     big: bool,
-    /// How many events wait for the relay in `events`.
+    /// Number of outbox events in the section `events`.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(i64).range(1000..))]
     backlog: i64,
-    /// The release binary of the shop; built when left out.
+    /// The release binary of the shop. Default: it is built.
     #[arg(long)]
     binary: Option<PathBuf>,
-    /// Where report and pictures go.
+    /// Directory of the report and the charts.
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
 }
 
 impl Arguments {
-    /// What measures the same again.
+    /// The command line that repeats this run.
     fn command(&self) -> String {
         let Arguments { rounds, seconds, only, big, backlog, .. } = self;
         let mut command = format!(
@@ -83,11 +84,11 @@ impl Arguments {
 #[tokio::main]
 async fn main() -> ExitCode {
     let mut arguments = Arguments::parse();
-    let done = match arguments.limit.take() {
-        Some(limit) => limit.run().await.map(|()| true),
+    let complete = match arguments.baseline.take() {
+        Some(baseline) => baseline.run().await.map(|()| true),
         None => measure(arguments).await,
     };
-    match done {
+    match complete {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -97,7 +98,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Whether everything could be measured.
+/// Returns whether every measurement succeeded.
 async fn measure(arguments: Arguments) -> anyhow::Result<bool> {
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     let command = arguments.command();
@@ -110,13 +111,13 @@ async fn measure(arguments: Arguments) -> anyhow::Result<bool> {
         Some(binary) => binary.canonicalize().context("--binary")?,
         None => shop_tests::release_binary().await?,
     };
-    let stand = Stand::build(binary).await?;
-    let machine = Machine::here(&stand).await?;
-    let bench = Bench { stand, rounds, seconds, big, backlog };
+    let environment = Environment::start(binary).await?;
+    let machine = Machine::detect(&environment).await?;
+    let bench = Bench { environment, rounds, seconds, big, backlog };
     let mut sections = BTreeMap::new();
     for section in Section::value_variants() {
         if only.is_empty() || only.contains(section) {
-            sections.insert(*section, measured(*section, &bench).await);
+            sections.insert(*section, run_section(*section, &bench).await);
         }
     }
     let complete = sections.values().all(Outcome::is_complete);
@@ -126,14 +127,14 @@ async fn measure(arguments: Arguments) -> anyhow::Result<bool> {
     Ok(complete)
 }
 
-/// A section that cannot be measured does not keep others from it.
-async fn measured(section: Section, bench: &Bench) -> Outcome {
+/// Measures a section. Its failure does not stop the run.
+async fn run_section(section: Section, bench: &Bench) -> Outcome {
     let (since, mut outcome) = (Instant::now(), Outcome::default());
     if let Err(error) = section.measure(bench, &mut outcome).await {
-        outcome.trouble.push(format!("{error:#}"));
+        outcome.failures.push(format!("{error:#}"));
     }
-    for trouble in &outcome.trouble {
-        eprintln!("{section}: {trouble}");
+    for failure in &outcome.failures {
+        eprintln!("{section}: {failure}");
     }
     eprintln!("{section}: {:.0} s", since.elapsed().as_secs_f64());
     outcome
@@ -142,11 +143,11 @@ async fn measured(section: Section, bench: &Bench) -> Outcome {
 fn write(out: &Path, report: &Report) -> anyhow::Result<()> {
     fs::write(out.join("report.json"), serde_json::to_vec_pretty(report)?)?;
     fs::write(out.join("report.md"), report.to_string())?;
-    let pictures =
+    let charts =
         [("latency.svg", chart::latency(report)), ("catalogue.svg", chart::catalogue(report))];
-    for (name, picture) in pictures {
-        if let Some(picture) = picture {
-            fs::write(out.join(name), picture)?;
+    for (name, chart) in charts {
+        if let Some(svg) = chart {
+            fs::write(out.join(name), svg)?;
         }
     }
     Ok(())

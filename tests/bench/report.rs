@@ -1,4 +1,4 @@
-//! The report: a table for people, everything as JSON.
+//! The report: Markdown tables, and all measurements as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,10 +9,10 @@ use crate::figures::{Curve, Figure, Outcome, Row, Run, Target};
 use crate::machine::Machine;
 use crate::sections::Section;
 
-/// All of a run.
+/// The results of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Whether everything could be measured.
+    /// Whether every measurement succeeded.
     pub complete: bool,
     pub command: String,
     pub machine: Machine,
@@ -22,67 +22,70 @@ pub struct Report {
 }
 
 impl Report {
-    /// The points of a curve, if its section was measured.
+    /// A curve, or `None` if its section was not measured.
     pub fn curve(&self, name: &str) -> Option<&Curve> {
         let mut curves = self.sections.values().flat_map(|outcome| &outcome.curves);
         curves.find(|curve| curve.name == name)
     }
 
-    /// Where it was measured, and with what.
-    pub fn place(&self) -> String {
+    /// The machine, the versions, the commit and the date.
+    pub fn environment(&self) -> String {
         let Machine { cores, processor, versions, commit, date, .. } = &self.machine;
         let versions = versions.iter().map(|(name, version)| format!("{name} {version}"));
         let versions = versions.collect::<Vec<_>>().join(", ");
         format!("{cores} cores of {processor}, {versions}; commit {commit}, {date}")
     }
 
-    fn troubles(&self) -> impl Iterator<Item = String> {
-        let troubles = |(section, outcome): (&Section, &Outcome)| {
+    fn failures(&self) -> impl Iterator<Item = String> {
+        let failures = |(section, outcome): (&Section, &Outcome)| {
             let failed = outcome.runs.iter().filter(|run| run.failed).map(|run| {
                 let Run { what, errors, requests, .. } = run;
-                format!("{what}: {errors} errors beside {requests} answers, not counted")
+                format!("{what}: {errors} errors, {requests} responses; not counted")
             });
-            let said = failed.chain(outcome.trouble.iter().cloned());
-            said.map(|trouble| format!("{section}: {trouble}")).collect::<Vec<_>>()
+            let all = failed.chain(outcome.failures.iter().cloned());
+            all.map(|failure| format!("{section}: {failure}")).collect::<Vec<_>>()
         };
-        self.sections.iter().flat_map(troubles)
+        self.sections.iter().flat_map(failures)
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "`{}`\n\n{}.", self.command, self.place())?;
+        writeln!(f, "`{}`\n\n{}.", self.command, self.environment())?;
         let Report { rounds, seconds, .. } = self;
-        writeln!(f, "Medians of {rounds} rounds of {seconds} s (least–most).\n")?;
+        writeln!(f, "Medians of {rounds} rounds of {seconds} s (min–max).\n")?;
         writeln!(f, "| what | shop | limit | ratio | target | met? |")?;
         writeln!(f, "|---|---|---|---|---|---|")?;
         for row in self.sections.values().flat_map(|outcome| &outcome.rows) {
             let Row { what, unit, shop, limit, ratio, target, met } = row;
             let [shop, limit] = [shop, limit].map(|figure| {
-                figure.as_ref().map(|figure| shown(figure, unit)).unwrap_or_default()
+                figure.as_ref().map(|figure| format_figure(figure, unit)).unwrap_or_default()
             });
             let ratio = ratio.map(|ratio| format!("{ratio:.3}")).unwrap_or_default();
-            let target = target.map(|target| wanted(target, unit)).unwrap_or_default();
+            let target = target.map(|target| format_target(target, unit)).unwrap_or_default();
             let met = met.map_or("", |met| if met { "yes" } else { "**no**" });
             writeln!(f, "| {what} | {shop} | {limit} | {ratio} | {target} | {met} |")?;
         }
-        self.costs(f)?;
-        if self.troubles().next().is_some() {
-            writeln!(f, "\nNot measured, or not counted:\n")?;
+        self.write_usage(f)?;
+        if self.failures().next().is_some() {
+            writeln!(f, "\nFailed or not counted:\n")?;
         }
-        for trouble in self.troubles() {
-            writeln!(f, "- {}", trouble.replace('\n', " "))?;
+        for failure in self.failures() {
+            writeln!(f, "- {}", failure.replace('\n', " "))?;
         }
         Ok(())
     }
 }
 
 impl Report {
-    /// What a request costs each process, in the middle of all measurements of its kind.
-    fn costs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Writes the median processor time and memory of each process, by measurement and subject.
+    fn write_usage(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut kinds: Vec<(&str, &Run, Vec<&Run>)> = vec![];
         for run in self.sections.values().flat_map(|outcome| &outcome.runs) {
-            match kinds.iter_mut().find(|(what, of, _)| *what == run.what && of.who == run.who) {
+            match kinds
+                .iter_mut()
+                .find(|(what, of, _)| *what == run.what && of.subject == run.subject)
+            {
                 Some((.., runs)) => runs.push(run),
                 None => kinds.push((&run.what, run, vec![run])),
             }
@@ -91,7 +94,10 @@ impl Report {
         if kinds.is_empty() {
             return Ok(());
         }
-        writeln!(f, "\n| what | who | CPU a request, µs | memory after, MB |\n|---|---|---|---|")?;
+        writeln!(
+            f,
+            "\n| what | subject | CPU per request, µs | memory after, MB |\n|---|---|---|---|"
+        )?;
         for (what, first, runs) in kinds {
             let names = || first.cpu_us_per_request.keys();
             let medians = |of: fn(&Run) -> &BTreeMap<String, f64>| {
@@ -103,29 +109,29 @@ impl Report {
             };
             let (cpu, memory) =
                 (medians(|run| &run.cpu_us_per_request), medians(|run| &run.resident_mb));
-            writeln!(f, "| {what} | {} | {cpu} | {memory} |", first.who)?;
+            writeln!(f, "| {what} | {} | {cpu} | {memory} |", first.subject)?;
         }
         Ok(())
     }
 }
 
-fn shown(figure: &Figure, unit: &str) -> String {
-    let Figure { median, least, most, rounds } = figure;
+fn format_figure(figure: &Figure, unit: &str) -> String {
+    let Figure { median, min, max, rounds } = figure;
     if rounds.len() < 2 {
         return format!("{} {unit}", rounded(*median));
     }
-    format!("{} {unit} ({}–{})", rounded(*median), rounded(*least), rounded(*most))
+    format!("{} {unit} ({}–{})", rounded(*median), rounded(*min), rounded(*max))
 }
 
-fn wanted(target: Target, unit: &str) -> String {
+fn format_target(target: Target, unit: &str) -> String {
     match target {
-        Target::RatioAtLeast(least) => format!("≥ {least:.2}"),
-        Target::RatioAtMost(most) => format!("≤ {most:.2}"),
+        Target::RatioAtLeast(min) => format!("≥ {min:.2}"),
+        Target::RatioAtMost(max) => format!("≤ {max:.2}"),
         Target::AtMost(most) => format!("≤ {} {unit}", rounded(most)),
     }
 }
 
-/// With as many digits as mean something.
+/// Rounded to about three significant digits.
 fn rounded(value: f64) -> String {
     match value.abs() {
         large if large >= 100.0 => thousands(value.round()),
@@ -134,12 +140,12 @@ fn rounded(value: f64) -> String {
     }
 }
 
-/// 12345 is 12,345.
+/// Formats with thousands separators: 12345 is "12,345".
 pub fn thousands(value: f64) -> String {
     let digits = format!("{:.0}", value.abs());
     let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
             text.push(',');
         }
         text.push(digit);
@@ -152,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_short() {
+    fn figures_are_rounded_to_three_digits() {
         for (value, text) in
             [(0.1234, "0.12"), (12.34, "12.3"), (123.4, "123"), (1_234_567.0, "1,234,567")]
         {

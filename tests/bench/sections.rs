@@ -1,11 +1,11 @@
-//! What is measured, section by section.
+//! The sections of the benchmark.
 
 mod events;
-mod instruments;
+mod first_order;
 mod lists;
 mod login;
 mod memory;
-mod news;
+mod metrics;
 mod order;
 mod orders;
 mod pages;
@@ -16,67 +16,67 @@ use std::fmt;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::figures::{Curve, Figure, Outcome, Run, Who};
-use crate::processes::Watched;
-use crate::stand::Stand;
+use crate::environment::Environment;
+use crate::figures::{Curve, Figure, Outcome, Run, Subject};
+use crate::processes::ProcessTrees;
 use crate::wrk::Load;
 
-/// How much is measured, and on what.
+/// The environment and the options of a run.
 #[derive(Debug)]
 pub struct Bench {
-    pub stand: Stand,
+    pub environment: Environment,
     pub rounds: u32,
-    /// Of one measurement.
+    /// Duration of one measurement.
     pub seconds: u64,
-    /// Whether there are sizes of a million.
+    /// Measure with a million products and a million orders, too.
     pub big: bool,
-    /// How many events wait for the relay.
+    /// Number of outbox events in [`Section::Events`].
     pub backlog: i64,
 }
 
-/// Before the first measurement of its kind.
+/// Duration of the load before the first measurement of each kind.
 pub const WARM_UP_SECONDS: u64 = 1;
 
-/// A section.
+/// A group of related measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Section {
-    /// A list of 100 products, beside a server of the same bytes.
+    /// A list of 100 products; baseline: a server of the same bytes.
     Lists,
-    /// One order, beside a server with one query.
+    /// One order; baseline: a server with one query.
     Order,
-    /// Placing orders, beside pgbench.
+    /// Placing orders; baseline: pgbench.
     Orders,
-    /// Signing in, beside bcrypt alone, and what it leaves of everything else.
+    /// Logins; baseline: bcrypt alone. Lists during logins.
     Login,
-    /// How soon a node knows of who just signed up.
-    News,
-    /// Events relayed and applied, beside publishing alone.
+    /// Delay until the first order of a new user is accepted.
+    FirstOrder,
+    /// Relaying and applying events; baseline: publishing alone.
     Events,
-    /// Pages and whole lists, by the size of the catalogue.
+    /// Pages and whole lists by the size of the catalogue.
     Pages,
     /// Memory of three nodes in one process.
     Memory,
-    /// Start to ready of three nodes in one process.
+    /// Startup time of three nodes in one process.
     Start,
-    /// What counting and measuring cost.
-    Instruments,
+    /// Cost of metrics.
+    Metrics,
 }
 
 impl Section {
-    /// Measures it. What was measured before something went wrong is kept.
+    /// Measures the section. After an error, `outcome` holds the measurements made before it.
     pub async fn measure(self, bench: &Bench, outcome: &mut Outcome) -> anyhow::Result<()> {
         match self {
             Section::Lists => lists::measure(bench, outcome).await,
             Section::Order => order::measure(bench, outcome).await,
             Section::Orders => orders::measure(bench, outcome).await,
             Section::Login => login::measure(bench, outcome).await,
-            Section::News => news::measure(bench, outcome).await,
+            Section::FirstOrder => first_order::measure(bench, outcome).await,
             Section::Events => events::measure(bench, outcome).await,
             Section::Pages => pages::measure(bench, outcome).await,
             Section::Memory => memory::measure(bench, outcome).await,
             Section::Start => start::measure(bench, outcome).await,
-            Section::Instruments => instruments::measure(bench, outcome).await,
+            Section::Metrics => metrics::measure(bench, outcome).await,
         }
     }
 }
@@ -88,37 +88,38 @@ impl fmt::Display for Section {
     }
 }
 
-/// A server under load.
+/// A server that receives load.
 #[derive(Clone, Debug)]
-pub struct Contestant {
-    pub who: Who,
+pub struct ServerUnderTest {
+    pub subject: Subject,
     pub url: String,
-    /// The processes that it consists of.
-    pub watched: Watched,
+    /// Its processes.
+    pub trees: ProcessTrees,
 }
 
-/// Loads them in turns, round by round.
-pub async fn in_turns(
+/// Measures each server once per round, one after the other.
+pub async fn measure_alternately(
     bench: &Bench,
     what: &str,
-    contestants: &[Contestant],
+    servers: &[ServerUnderTest],
     load: impl Fn(&str, u64) -> Load,
     outcome: &mut Outcome,
 ) -> anyhow::Result<()> {
     for round in 0..bench.rounds {
-        for Contestant { who, url, watched } in contestants {
+        for ServerUnderTest { subject, url, trees } in servers {
             if round == 0 {
-                bench.stand.load(*who, watched, &load(url, WARM_UP_SECONDS)).await?;
+                bench.environment.load(*subject, trees, &load(url, WARM_UP_SECONDS)).await?;
             }
-            let run = bench.stand.load(*who, watched, &load(url, bench.seconds)).await?;
+            let run = bench.environment.load(*subject, trees, &load(url, bench.seconds)).await?;
             outcome.runs.push(run.named(what));
         }
     }
     Ok(())
 }
 
-/// Points by the number of connections, for rate, p50 and p99, of what is called `what` with so many.
-pub fn draw(
+/// Adds curves of rate, p50 and p99 by the number of connections. `what` returns the name of the
+/// measurement with a number of connections.
+pub fn add_curves(
     outcome: &mut Outcome,
     connections: &[u32],
     what: impl Fn(u32) -> String,
@@ -129,7 +130,7 @@ pub fn draw(
     for (name, figure) in names.into_iter().zip(figures) {
         let points = connections.iter().map(|connections| {
             let what = what(*connections);
-            let figure = Figure::among(outcome.runs_of(Who::Shop, &what), figure)?;
+            let figure = Figure::among(outcome.runs_of(Subject::Shop, &what), figure)?;
             Ok((f64::from(*connections), figure.median))
         });
         let points = points.collect::<anyhow::Result<_>>()?;

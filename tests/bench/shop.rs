@@ -1,4 +1,4 @@
-//! The shop as operators run it: the release binary, a process for each node or one for all three.
+//! Runs the release binary of the shop: one process per node, or one process with all three nodes.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,25 +10,25 @@ use shop_tests::free_port;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
-use crate::people::{COST, PASSWORD, SECRET};
-use crate::processes::{Process, Watched};
-use crate::stand::raw;
+use crate::environment::open_tcp;
+use crate::processes::{Process, ProcessTrees};
+use crate::users::{COST, PASSWORD, SECRET};
 
-/// How often it is asked whether it is ready.
+/// Interval between two readiness checks.
 const POLL: Duration = Duration::from_millis(2);
-const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
+const READINESS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Environment variables.
 pub type Variables = [(String, String)];
 
-/// How many processes it is.
+/// How nodes are divided into processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     ThreeProcesses,
     OneProcess,
 }
 
-/// A shop that runs. Dropped, it is killed.
+/// A running shop. Its processes are killed when it is dropped.
 #[derive(Debug)]
 pub struct Shop {
     processes: Vec<Process>,
@@ -36,7 +36,8 @@ pub struct Shop {
 }
 
 impl Shop {
-    /// Starts it at new ports, on PostgreSQL and RabbitMQ at these. Resolves when all nodes are ready.
+    /// Starts the shop on free ports, with PostgreSQL at port `database` and RabbitMQ at port
+    /// `broker`. Returns when all nodes are ready.
     pub async fn start(
         binary: &Path,
         folder: &Path,
@@ -58,14 +59,14 @@ impl Shop {
                 try_join_all(Node::ALL.map(|node| run(node.name(), Some(node)))).await?
             }
         };
-        for (place, process) in processes.iter_mut().enumerate() {
+        for (index, process) in processes.iter_mut().enumerate() {
             let ports = ports.iter().map(|(_, port)| *port).enumerate();
-            let its = ports.filter(|(node, _)| layout == Layout::OneProcess || *node == place);
-            let its = its.map(|(_, port)| port).collect::<Vec<_>>();
+            let own = ports.filter(|(node, _)| layout == Layout::OneProcess || *node == index);
+            let own = own.map(|(_, port)| port).collect::<Vec<_>>();
             process
-                .until(async {
-                    for port in its {
-                        ready(port).await;
+                .wait_until(async {
+                    for port in own {
+                        wait_until_ready(port).await;
                     }
                 })
                 .await?;
@@ -73,7 +74,7 @@ impl Shop {
         Ok(Shop { processes, ports })
     }
 
-    /// Where a node is, and this path there.
+    /// The URL of a path on a node.
     pub fn url(&self, node: Node, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port(node))
     }
@@ -83,8 +84,8 @@ impl Shop {
         found.map_or(0, |(_, port)| *port)
     }
 
-    /// Its processes by their names.
-    pub fn watched(&self) -> Watched {
+    /// The process trees of its processes.
+    pub fn process_trees(&self) -> ProcessTrees {
         self.processes.iter().map(|process| (process.name.clone(), process.pid)).collect()
     }
 
@@ -94,7 +95,7 @@ impl Shop {
         named.or(self.processes.first()).map_or(0, |process| process.pid)
     }
 
-    /// Ends it in good order: what is committed is relayed first.
+    /// Stops the shop gracefully: committed events are relayed first.
     pub async fn stop(self) -> anyhow::Result<()> {
         try_join_all(self.processes.into_iter().map(Process::stop)).await?;
         Ok(())
@@ -125,19 +126,21 @@ fn variables(ports: [(Node, u16); 3], database: u16, broker: u16) -> Vec<(String
     variables
 }
 
-async fn ready(port: u16) {
-    while !timeout(ANSWER_PATIENCE, is_ready(port)).await.is_ok_and(|ready| ready.unwrap_or(false))
+async fn wait_until_ready(port: u16) {
+    while !timeout(READINESS_TIMEOUT, is_ready(port))
+        .await
+        .is_ok_and(|ready| ready.unwrap_or(false))
     {
         sleep(POLL).await;
     }
 }
 
 async fn is_ready(port: u16) -> std::io::Result<bool> {
-    const QUESTION: &[u8] =
+    const REQUEST: &[u8] =
         b"GET /health/ready HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
-    let mut stream = raw(port).await?;
-    stream.write_all(QUESTION).await?;
-    let mut answer = [0; 12];
-    stream.read_exact(&mut answer).await?;
-    Ok(&answer == b"HTTP/1.1 200")
+    let mut stream = open_tcp(port).await?;
+    stream.write_all(REQUEST).await?;
+    let mut status_line = [0; 12];
+    stream.read_exact(&mut status_line).await?;
+    Ok(&status_line == b"HTTP/1.1 200")
 }

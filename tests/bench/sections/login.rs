@@ -1,4 +1,4 @@
-//! Signing in, beside checking passwords and nothing else; and lists while everybody signs in.
+//! Logins. Baseline: bcrypt alone. Lists during logins. Baseline: lists without logins.
 
 use std::time::Duration;
 
@@ -7,48 +7,53 @@ use shop_supervisor::Node;
 use tokio::time::sleep;
 
 use super::{Bench, WARM_UP_SECONDS, lists};
-use crate::figures::{Figure, Outcome, Row, Run, Target, Who};
-use crate::people::PASSWORD;
-use crate::processes::idle;
+use crate::figures::{Figure, Outcome, Row, Run, Subject, Target};
+use crate::processes::wait_until_idle;
 use crate::seed::Stock;
 use crate::shop::Shop;
+use crate::users::PASSWORD;
 use crate::wrk::{Load, Script};
 
 const PATH: &str = "/api/v1/auth/login";
 const LOGIN: &str = "POST login, 16 connections";
-const QUIET: &str = "GET products, 16 connections, while nobody signs in";
-const BUSY: &str = "GET products, 16 connections, while 16 sign in";
+const WITHOUT_LOGINS: &str = "GET products, 16 connections, without logins";
+const DURING_LOGINS: &str = "GET products, 16 connections, during 16 concurrent logins";
 const CONNECTIONS: u32 = 16;
-/// A password takes a quarter of a second: there are few to count.
-const LONGER: u64 = 4;
+/// A password takes a quarter of a second: a longer measurement counts enough of them.
+const SECONDS_FACTOR: u64 = 4;
 
-/// Measures it.
+/// Measures the section.
 pub async fn measure(bench: &Bench, outcome: &mut Outcome) -> anyhow::Result<()> {
-    let stand = &bench.stand;
-    let shop = stand.shop_with(Stock::SMALL).await?;
+    let environment = &bench.environment;
+    let shop = environment.start_shop_with(Stock::SMALL).await?;
     let url = shop.url(Node::Catalog, lists::PATH);
     let list = |seconds| lists::load(bench, &url, 1, CONNECTIONS, seconds);
     for round in 0..bench.rounds {
-        let run = stand.load(Who::Shop, &shop.watched(), &login(bench, &shop)?).await?;
+        let run =
+            environment.load(Subject::Shop, &shop.process_trees(), &login(bench, &shop)?).await?;
         outcome.runs.push(run.named(LOGIN));
-        idle(shop.pid(Node::Auth)).await?; // those who hung up are still being let in
+        wait_until_idle(shop.pid(Node::Auth)).await?; // logins of closed connections still run
         outcome.runs.push(hashes(bench).await?.named(LOGIN));
         if round == 0 {
-            stand.load(Who::Limit, &shop.watched(), &list(WARM_UP_SECONDS)).await?;
+            environment
+                .load(Subject::Baseline, &shop.process_trees(), &list(WARM_UP_SECONDS))
+                .await?;
         }
-        let run = stand.load(Who::Limit, &shop.watched(), &list(bench.seconds)).await?;
-        outcome.runs.push(run.named(QUIET));
-        let beside = Load { seconds: bench.seconds + 2, ..login(bench, &shop)? };
-        let nothing = vec![];
+        let run = environment
+            .load(Subject::Baseline, &shop.process_trees(), &list(bench.seconds))
+            .await?;
+        outcome.runs.push(run.named(WITHOUT_LOGINS));
+        let logins = Load { seconds: bench.seconds + 2, ..login(bench, &shop)? };
+        let no_trees = vec![];
         let (run, _) = tokio::try_join!(
             async {
-                sleep(Duration::from_secs(1)).await; // until all are at it
-                stand.load(Who::Shop, &shop.watched(), &list(bench.seconds)).await
+                sleep(Duration::from_secs(1)).await; // until every connection waits for a login
+                environment.load(Subject::Shop, &shop.process_trees(), &list(bench.seconds)).await
             },
-            stand.load(Who::Shop, &nothing, &beside)
+            environment.load(Subject::Shop, &no_trees, &logins)
         )?;
-        outcome.runs.push(run.named(BUSY));
-        idle(shop.pid(Node::Auth)).await?;
+        outcome.runs.push(run.named(DURING_LOGINS));
+        wait_until_idle(shop.pid(Node::Auth)).await?;
     }
     shop.stop().await?;
     compare(outcome)?;
@@ -56,33 +61,47 @@ pub async fn measure(bench: &Bench, outcome: &mut Outcome) -> anyhow::Result<()>
 }
 
 fn compare(outcome: &mut Outcome) -> anyhow::Result<()> {
-    let (logins, hashes) = (outcome.rate(Who::Shop, LOGIN)?, outcome.rate(Who::Limit, LOGIN)?);
-    let (busy, quiet) = (outcome.rate(Who::Shop, BUSY)?, outcome.rate(Who::Limit, QUIET)?);
-    let p99 = |who, what| Figure::among(outcome.runs_of(who, what), |run| run.p99_ms);
-    let (busy_p99, quiet_p99) = (p99(Who::Shop, BUSY)?, p99(Who::Limit, QUIET)?);
-    let late = format!("{BUSY}, p99");
+    let (logins, hashes) =
+        (outcome.rate(Subject::Shop, LOGIN)?, outcome.rate(Subject::Baseline, LOGIN)?);
+    let (during, without) = (
+        outcome.rate(Subject::Shop, DURING_LOGINS)?,
+        outcome.rate(Subject::Baseline, WITHOUT_LOGINS)?,
+    );
+    let p99 = |subject, what| Figure::among(outcome.runs_of(subject, what), |run| run.p99_ms);
+    let (p99_during, p99_without) =
+        (p99(Subject::Shop, DURING_LOGINS)?, p99(Subject::Baseline, WITHOUT_LOGINS)?);
+    let p99_name = format!("{DURING_LOGINS}, p99");
     outcome.rows.extend([
-        Row::compared(LOGIN, "/s", logins, hashes, Target::RatioAtLeast(0.95)),
-        Row::compared(BUSY, "/s", busy, quiet, Target::RatioAtLeast(0.40)),
-        Row::compared(late, "ms", busy_p99, quiet_p99, Target::RatioAtMost(5.0)),
+        Row::compared_with_target(LOGIN, "/s", logins, hashes, Target::RatioAtLeast(0.95)),
+        Row::compared_with_target(DURING_LOGINS, "/s", during, without, Target::RatioAtLeast(0.40)),
+        Row::compared_with_target(
+            p99_name,
+            "ms",
+            p99_during,
+            p99_without,
+            Target::RatioAtMost(5.0),
+        ),
     ]);
     Ok(())
 }
 
 fn login(bench: &Bench, shop: &Shop) -> anyhow::Result<Load> {
-    let buyer = bench.stand.people.buyers.first().context("there are buyers")?;
+    let buyer = bench.environment.users.buyers.first().context("no buyers")?;
     Ok(Load {
         url: shop.url(Node::Auth, PATH),
         script: Script::LogIn { username: buyer.username.clone(), password: PASSWORD.to_owned() },
         threads: 1,
         connections: CONNECTIONS,
-        seconds: LONGER * bench.seconds,
+        seconds: SECONDS_FACTOR * bench.seconds,
         rate: None,
     })
 }
 
 async fn hashes(bench: &Bench) -> anyhow::Result<Run> {
-    let seconds = LONGER * bench.seconds;
-    let checked = bench.stand.limit(&["bare-hash", "--seconds", &seconds.to_string()]).await?;
-    Ok(Run::of_rate(Who::Limit, 0, seconds as f64, checked.parse()?))
+    let seconds = SECONDS_FACTOR * bench.seconds;
+    let verified = bench
+        .environment
+        .run_baseline(&["baseline-hash", "--seconds", &seconds.to_string()])
+        .await?;
+    Ok(Run::of_rate(Subject::Baseline, 0, seconds as f64, verified.parse()?))
 }

@@ -1,4 +1,4 @@
-//! An order by one query on a connection that is held: what HTTP and PostgreSQL alone cost.
+//! Serves orders with one query each on an open connection: the cost of HTTP and PostgreSQL alone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,9 +15,9 @@ use sqlx::{FromRow, PgConnection};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use crate::stand::{connect, database_name};
+use crate::environment::{connect, database_name};
 
-/// The shop's own.
+/// The query of the order node.
 const FIND: &str = "
     select o.user_id, o.total_quantity, o.total_price, o.status, o.created_at,
            coalesce(c.username, '') as username, coalesce(c.email, '') as email,
@@ -29,7 +29,7 @@ const FIND: &str = "
     order by i.id";
 
 #[derive(FromRow)]
-struct Found {
+struct OrderRow {
     user_id: Uuid,
     total_quantity: i64,
     total_price: i64,
@@ -81,17 +81,17 @@ struct Buyer {
     email: String,
 }
 
-/// Connections that are held, used in turns.
+/// Open connections, used round-robin.
 struct Database {
     connections: Vec<Mutex<PgConnection>>,
     next: AtomicUsize,
 }
 
-/// Serves them.
-pub async fn serve(port: u16, database_port: u16, held: usize) -> anyhow::Result<()> {
+/// Serves the orders of the order node's database over this number of database connections.
+pub async fn serve(port: u16, database_port: u16, connections: usize) -> anyhow::Result<()> {
     let name = database_name(Node::Order);
     let open = async || anyhow::Ok(Mutex::new(connect(database_port, &name).await?));
-    let connections = try_join_all((0..held).map(|_| open())).await?;
+    let connections = try_join_all((0..connections).map(|_| open())).await?;
     let database = Arc::new(Database { connections, next: AtomicUsize::new(0) });
     super::serve(port, Router::new().route("/order/{id}", get(find)).with_state(database)).await
 }
@@ -100,15 +100,15 @@ async fn find(
     State(database): State<Arc<Database>>,
     Path(id): Path<i64>,
 ) -> Result<Json<Order>, StatusCode> {
-    let turn = database.next.fetch_add(1, Ordering::Relaxed) % database.connections.len();
-    let mut connection = database.connections[turn].lock().await;
+    let index = database.next.fetch_add(1, Ordering::Relaxed) % database.connections.len();
+    let mut connection = database.connections[index].lock().await;
     let rows = sqlx::query_as(FIND).bind(id).fetch_all(&mut *connection).await;
     drop(connection);
-    let rows: Vec<Found> = rows.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    let rows: Vec<OrderRow> = rows.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
     order(id, rows).map(Json).ok_or(StatusCode::NOT_FOUND)
 }
 
-fn order(id: i64, rows: Vec<Found>) -> Option<Order> {
+fn order(id: i64, rows: Vec<OrderRow>) -> Option<Order> {
     let mut order = None;
     for row in rows {
         let order = order.get_or_insert_with(|| Order {

@@ -1,5 +1,5 @@
-//! Messages published and confirmed, then taken and acknowledged, over connections like the shop's: what RabbitMQ alone
-//! costs.
+//! Publishes messages with confirms, then consumes and acknowledges them, with the settings of the
+//! shop: the cost of RabbitMQ alone.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -23,89 +23,90 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-/// As the intakes of the shop have it by default; the window is the relay's.
+/// The default of the shop's consumers. The publish window is the relay's.
 const PREFETCH: u16 = 1024;
 const PERSISTENT: u8 = 2;
 const DELIVERY_LIMIT: i64 = 20;
 
 const QUEUE: &str = "bench.raw";
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout of one confirm or delivery.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many seconds each took.
+/// Durations in seconds.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-pub struct Took {
+pub struct PublishTimes {
     pub publishing: f64,
     pub consuming: f64,
 }
 
-/// Publishes so many messages, and takes them. Prints how long that took.
+/// Publishes and then consumes this number of messages. Prints [`PublishTimes`] as JSON.
 pub async fn publish(broker_port: u16, messages: u64) -> anyhow::Result<()> {
     let arguments = OpenConnectionArguments::new("127.0.0.1", broker_port, "guest", "guest");
     let connection = Connection::open(&arguments).await?;
     connection.register_callback(DefaultConnectionCallback).await?;
     let channel = connection.open_channel(None).await?;
-    let (settled, settlements) = unbounded_channel();
-    channel.register_callback(Settling(settled)).await?;
+    let (sender, confirms) = unbounded_channel();
+    channel.register_callback(ConfirmHandler(sender)).await?;
     channel.queue_declare(queue()?).await?;
     channel.confirm_select(ConfirmSelectArguments::default()).await?;
     let since = Instant::now();
-    send_all(&channel, messages, settlements).await?;
+    publish_all(&channel, messages, confirms).await?;
     let publishing = since.elapsed().as_secs_f64();
     let since = Instant::now();
-    take_all(&channel, messages).await?;
+    consume_all(&channel, messages).await?;
     let consuming = since.elapsed().as_secs_f64();
     channel.queue_delete(QueueDeleteArguments::new(QUEUE)).await?;
     connection.close().await?;
-    println!("{}", serde_json::to_string(&Took { publishing, consuming })?);
+    println!("{}", serde_json::to_string(&PublishTimes { publishing, consuming })?);
     Ok(())
 }
 
-async fn send_all(
+async fn publish_all(
     channel: &Channel,
     messages: u64,
-    mut settlements: UnboundedReceiver<Settlement>,
+    mut confirms: UnboundedReceiver<Confirm>,
 ) -> anyhow::Result<()> {
-    let (mut sent, mut in_flight) = (0, BTreeSet::new());
-    while sent < messages || !in_flight.is_empty() {
-        while sent < messages && in_flight.len() < WINDOW {
+    let (mut published, mut in_flight) = (0, BTreeSet::new());
+    while published < messages || !in_flight.is_empty() {
+        while published < messages && in_flight.len() < WINDOW {
             let arguments = BasicPublishArguments::new("", QUEUE).mandatory(true).finish();
-            sent += 1;
-            in_flight.insert(sent);
-            channel.basic_publish(properties(sent)?, body(sent), arguments).await?;
+            published += 1;
+            in_flight.insert(published);
+            channel.basic_publish(properties(published)?, body(published), arguments).await?;
         }
-        let settlement = timeout(PATIENCE, settlements.recv()).await.context("no confirmation")?;
-        match settlement.context("the channel is closed")? {
-            Settlement::Confirmed { tag, all_before: true } => {
+        let confirm = timeout(TIMEOUT, confirms.recv()).await.context("no confirm within 30 s")?;
+        match confirm.context("the channel is closed")? {
+            Confirm::Ack { tag, multiple: true } => {
                 in_flight = in_flight.split_off(&(tag + 1));
             }
-            Settlement::Confirmed { tag, all_before: false } => drop(in_flight.remove(&tag)),
-            Settlement::Refused => bail!("RabbitMQ refuses a message"),
+            Confirm::Ack { tag, multiple: false } => drop(in_flight.remove(&tag)),
+            Confirm::Rejected => bail!("RabbitMQ rejects a message"),
         }
     }
     Ok(())
 }
 
-async fn take_all(channel: &Channel, messages: u64) -> anyhow::Result<()> {
+async fn consume_all(channel: &Channel, messages: u64) -> anyhow::Result<()> {
     channel.basic_qos(BasicQosArguments::new(0, PREFETCH, false)).await?;
     let arguments = BasicConsumeArguments::new(QUEUE, "");
     let (_, mut deliveries) = channel.basic_consume_rx(arguments).await?;
-    let mut taken = 0;
-    while taken < messages {
-        let first = timeout(PATIENCE, deliveries.recv()).await.context("no delivery")?;
+    let mut consumed = 0;
+    while consumed < messages {
+        let first = timeout(TIMEOUT, deliveries.recv()).await.context("no delivery within 30 s")?;
         let mut last = first.context("the channel is closed")?;
-        taken += 1;
+        consumed += 1;
         while let Ok(next) = deliveries.try_recv() {
             last = next;
-            taken += 1;
+            consumed += 1;
         }
         let tag = last.deliver.context("a delivery without a tag")?.delivery_tag();
         channel.basic_ack(BasicAckArguments::new(tag, true)).await?;
     }
-    ensure!(taken == messages, "{taken} messages were delivered, {messages} were published");
+    ensure!(consumed == messages, "{consumed} messages delivered, {messages} published");
     Ok(())
 }
 
-/// A queue like those of the shop.
+/// A queue with the arguments of the shop's queues.
 fn queue() -> anyhow::Result<QueueDeclareArguments> {
     let mut arguments = FieldTable::new();
     for (name, value) in [
@@ -119,7 +120,7 @@ fn queue() -> anyhow::Result<QueueDeclareArguments> {
     Ok(QueueDeclareArguments::durable_client_named(QUEUE).arguments(arguments).finish())
 }
 
-/// The body of an event of the shop.
+/// The body of a product event.
 fn body(number: u64) -> Vec<u8> {
     let name = format!("Blue teapot number {number}");
     json!({"id": number, "name": name, "price": 1990, "quantity": 100, "category_id": 1})
@@ -127,7 +128,7 @@ fn body(number: u64) -> Vec<u8> {
         .into_bytes()
 }
 
-/// The properties of an event of the shop.
+/// The properties of a product event.
 fn properties(number: u64) -> anyhow::Result<BasicProperties> {
     const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     const SECONDS: u64 = 1_700_000_000;
@@ -145,25 +146,28 @@ fn properties(number: u64) -> anyhow::Result<BasicProperties> {
     Ok(properties)
 }
 
-enum Settlement {
-    Confirmed { tag: u64, all_before: bool },
-    Refused,
+enum Confirm {
+    /// `multiple` includes all earlier tags.
+    Ack {
+        tag: u64,
+        multiple: bool,
+    },
+    Rejected,
 }
 
-/// Passes on what RabbitMQ says of messages.
-struct Settling(UnboundedSender<Settlement>);
+/// Sends the confirms of RabbitMQ to the publishing loop.
+struct ConfirmHandler(UnboundedSender<Confirm>);
 
-impl Settling {
-    /// Who no longer listens has failed already.
-    fn pass_on(&self, settlement: Settlement) {
-        self.0.send(settlement).ok();
+impl ConfirmHandler {
+    fn send(&self, confirm: Confirm) {
+        self.0.send(confirm).ok(); // fails only if the loop has ended with an error
     }
 }
 
 #[async_trait]
-impl ChannelCallback for Settling {
+impl ChannelCallback for ConfirmHandler {
     async fn close(&mut self, _: &Channel, _: CloseChannel) -> Result<(), amqprs::error::Error> {
-        self.pass_on(Settlement::Refused);
+        self.send(Confirm::Rejected);
         Ok(())
     }
 
@@ -176,14 +180,14 @@ impl ChannelCallback for Settling {
     }
 
     async fn publish_ack(&mut self, _: &Channel, ack: Ack) {
-        self.pass_on(Settlement::Confirmed { tag: ack.delivery_tag(), all_before: ack.mutiple() });
+        self.send(Confirm::Ack { tag: ack.delivery_tag(), multiple: ack.mutiple() });
     }
 
     async fn publish_nack(&mut self, _: &Channel, _: Nack) {
-        self.pass_on(Settlement::Refused);
+        self.send(Confirm::Rejected);
     }
 
     async fn publish_return(&mut self, _: &Channel, _: Return, _: BasicProperties, _: Vec<u8>) {
-        self.pass_on(Settlement::Refused);
+        self.send(Confirm::Rejected);
     }
 }
