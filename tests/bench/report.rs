@@ -127,7 +127,7 @@ fn format_target(target: Target, unit: &str) -> String {
     match target {
         Target::RatioAtLeast(min) => format!("≥ {min:.2}"),
         Target::RatioAtMost(max) => format!("≤ {max:.2}"),
-        Target::AtMost(most) => format!("≤ {} {unit}", rounded(most)),
+        Target::AtMost(max) => format!("≤ {} {unit}", rounded(max)),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Reads the names of the failpoints from the sources. Every await on the path of a change must be one.
+//! Reads the names of the failpoints from the sources. Every await on the path of a change must be
+//! one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -75,7 +76,8 @@ fn name(awaited: &str) -> Option<&str> {
     (!name.contains('"')).then_some(name)
 }
 
-/// Whether the awaited call is a function of these sources, whose awaits have failpoints themselves.
+/// Whether the awaited call is a function of these sources, whose awaits have failpoints
+/// themselves.
 fn is_followed(path: &str, awaited: &str, sources: &BTreeMap<&str, String>) -> bool {
     let Some(callee) = callee(awaited) else { return false };
     let in_source = |path: &str, function: &str| {
@@ -98,8 +100,8 @@ fn is_followed(path: &str, awaited: &str, sources: &BTreeMap<&str, String>) -> b
     }
 }
 
-/// The path of the called function: `orders::place` in `orders::place(&mut tx, &new)`, `self.find` in
-/// `respond(reply, self.find(id)`.
+/// The path of the called function: `orders::place` in `orders::place(&mut tx, &new)`, `self.find`
+/// in `respond(reply, self.find(id)`.
 fn callee(awaited: &str) -> Option<&str> {
     let mut depth = 0_usize;
     let (open, _) = awaited.char_indices().rev().find(|(_, c)| {

@@ -1,6 +1,7 @@
-//! Crash test: panics the actor, and then ends the process, at every failpoint on the path of a change,
-//! and checks that no acknowledged change is lost or applied twice. The failpoints are read from the
-//! sources: an await without a failpoint and a failpoint that is never reached are failures.
+//! Crash test: panics the actor, and then ends the process, at every failpoint on the path of a
+//! change, and checks that no acknowledged change is lost or applied twice. The failpoints are read
+//! from the sources: an await without a failpoint and a failpoint that is never reached are
+//! failures.
 
 mod failpoints;
 mod operation;

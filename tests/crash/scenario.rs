@@ -1,5 +1,5 @@
-//! One shop that is crashed at a failpoint again and again: the requests it gets, and the checks after
-//! each crash.
+//! One shop that is crashed at a failpoint again and again: the requests it gets, and the checks
+//! after each crash.
 
 mod disruptions;
 
@@ -100,8 +100,8 @@ impl Scenario {
         })
     }
 
-    /// Sends requests and causes disruptions until the failpoint is reached, repeats all requests, and
-    /// checks the databases.
+    /// Sends requests and causes disruptions until the failpoint is reached, repeats all requests,
+    /// and checks the databases.
     pub async fn visit(&mut self, failpoint: &str, action: FailAction) -> anyhow::Result<()> {
         let since = Instant::now();
         self.visits += 1;

@@ -79,7 +79,8 @@ impl Scenario {
         }
     }
 
-    /// Publishes a message that the order node can never apply, and waits until it is dead-lettered.
+    /// Publishes a message that the order node can never apply, and waits until it is
+    /// dead-lettered.
     async fn publish_invalid(&mut self, body: &str) -> anyhow::Result<()> {
         let message = Message {
             routing_key: "order.users".into(),
@@ -219,7 +220,8 @@ impl Scenario {
         self.until_converged().await
     }
 
-    /// Stops the process gracefully. The lease is held meanwhile, so that an event is left to relay.
+    /// Stops the process gracefully. The lease is held meanwhile, so that an event is left to
+    /// relay.
     pub(super) async fn stop_gracefully(&mut self, order: &Operation) -> anyhow::Result<()> {
         self.acquire_lease().await?;
         let order = Operation { key: Some(Uuid::new_v4().to_string()), ..order.clone() };
