@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 use shop_persistence::catalog::{
-    self, Category, CategoryCursor, CategoryId, FIRST_VERSION, NewCategory, NewProduct, Product,
-    ProductId,
+    self, Category, CategoryCursor, CategoryId, FIRST_VERSION, NewCategory, NewProduct, Offer,
+    Product, ProductId,
 };
 use shop_persistence::events::{Event, ProductCreated, ReceivedEvent, StockMoved};
 use shop_persistence::outbox::{self, OutboxEvent};
 use shop_persistence::pages::PageRequest;
-use shop_persistence::stock::{self, Movement, Offer};
+use shop_persistence::stock::{self, Movement};
 use shop_persistence::{Database, InvalidValue, Result, Session};
 use shop_runtime::{Actor, ActorContext, Addr, HandlerResult, respond};
 use strum::IntoStaticStr;

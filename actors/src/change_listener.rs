@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use shop_persistence::pages::NotificationListener;
-use shop_persistence::{Database, Result};
+use shop_persistence::{ChangeSubscription, Database, Result};
 use tokio_util::sync::CancellationToken;
 
 use shop_runtime::{Backoff, HandlerResult, Service, registry::ActorMetrics};
@@ -31,7 +30,7 @@ impl Service for ChangeListener {
 impl ChangeListener {
     /// Listens until the connection fails.
     async fn session(&self, actor_metrics: &Arc<ActorMetrics>) -> Result<()> {
-        let mut listener = NotificationListener::open(&self.database).await?;
+        let mut listener = ChangeSubscription::open(&self.database).await?;
         loop {
             listener.recv().await?;
             actor_metrics.measure("Change", std::future::ready(())).await;

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shop_actors::{catalog, customers, orders};
+use shop_persistence::catalog::Offer;
 use shop_persistence::customers::UserUpdate;
 use shop_persistence::resyncs::{self, Progress, ResyncLease};
 use shop_persistence::snapshot::{
     FIRST, FIRST_PRODUCT, LocalSnapshot, Snapshot, Stock, UserRecord,
 };
-use shop_persistence::stock::{self, Offer};
+use shop_persistence::stock;
 use shop_persistence::{Database, Error, Result, Schema};
 use shop_runtime::registry::ActorMetrics;
 use shop_runtime::{Addr, Backoff, HandlerResult, Service};

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use shop_persistence::catalog::ProductId;
 use shop_persistence::ledger::Ledger;
 use shop_persistence::snapshot::{
-    FIRST, FIRST_PRODUCT, LONGEST_PAGE, LocalSnapshot, Snapshot as _, Stock, Summary, UserRecord,
+    FIRST, FIRST_PRODUCT, LocalSnapshot, MAX_PAGE_ROWS, Snapshot as _, Stock, Summary, UserRecord,
 };
 use shop_persistence::stock::Movement;
 use shop_persistence::{Database, Error, Schema};
@@ -134,7 +134,7 @@ struct ProductPage {
 }
 
 fn some(limit: Option<i64>) -> i64 {
-    limit.unwrap_or(LONGEST_PAGE).clamp(1, LONGEST_PAGE)
+    limit.unwrap_or(MAX_PAGE_ROWS).clamp(1, MAX_PAGE_ROWS)
 }
 
 /// Users as this node knows them, in ascending order of their ids.

@@ -1,11 +1,11 @@
-//! What a batch of orders costs before the database is asked to write it: deciding it, and putting its event into words.
+//! The cost of a batch of orders outside the database: deciding it, and serialising its event.
 
 use std::collections::HashSet;
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput};
 use shop_persistence::events::{Event, StockMoved};
-use shop_persistence::orders::{Inventory, NewOrder, OnShelf, decide};
+use shop_persistence::orders::{Inventory, NewOrder, StockedProduct, decide};
 use shop_persistence::stock::Movement;
 use shop_persistence::users::UserId;
 use uuid::Uuid;
@@ -13,10 +13,10 @@ use uuid::Uuid;
 const ORDERS: i64 = 128;
 const PRODUCTS: i64 = 100;
 
-fn shelf() -> Inventory {
+fn inventory() -> Inventory {
     let product = |id| {
         let name = format!("Product number {id}");
-        (id, OnShelf { name, price: 1990, quantity: 1_000_000 })
+        (id, StockedProduct { name, price: 1990, quantity: 1_000_000 })
     };
     (0..PRODUCTS).map(product).collect()
 }
@@ -37,24 +37,24 @@ fn main() {
     let mut deciding = criterion.benchmark_group("a batch of 128 orders of 2 items");
     deciding.throughput(Throughput::Elements(ORDERS as u64));
     deciding.bench_function("decided", |bench| {
-        let decide_all = |mut shelf: Inventory| {
-            orders.iter().filter(|new| decide(new, &customers, &mut shelf).is_ok()).count()
+        let decide_all = |mut inventory: Inventory| {
+            orders.iter().filter(|new| decide(new, &customers, &mut inventory).is_ok()).count()
         };
-        bench.iter_batched(shelf, decide_all, BatchSize::SmallInput);
+        bench.iter_batched(inventory, decide_all, BatchSize::SmallInput);
     });
     deciding.finish();
 
     let sold = |number| Movement::sold(number % PRODUCTS, -2, number);
     let event = StockMoved { movements: (0..2 * ORDERS).map(sold).collect() };
     let body = serde_json::to_string(&event).expect("JSON");
-    let mut telling = criterion.benchmark_group("an event of 256 movements");
-    telling.throughput(Throughput::Bytes(body.len() as u64));
-    telling.bench_function("written", |bench| {
+    let mut serialising = criterion.benchmark_group("an event of 256 movements");
+    serialising.throughput(Throughput::Bytes(body.len() as u64));
+    serialising.bench_function("written", |bench| {
         bench.iter(|| serde_json::to_string(black_box(&event)).expect("JSON"));
     });
-    telling.bench_function("read", |bench| {
+    serialising.bench_function("read", |bench| {
         bench.iter(|| StockMoved::read(black_box(body.as_bytes())).expect("an event"));
     });
-    telling.finish();
+    serialising.finish();
     criterion.final_summary();
 }

@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 use std::num::ParseIntError;
 use std::str::FromStr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection};
 use utoipa::ToSchema;
 
@@ -46,6 +46,21 @@ pub struct Product {
     pub storage_quantity: i64,
     /// The category it belongs to.
     #[schema(example = 2)]
+    pub category_id: CategoryId,
+}
+
+/// A product as the catalog announces it, with all that was ever stocked of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Offer {
+    /// The product.
+    pub id: ProductId,
+    /// Its name.
+    pub name: String,
+    /// The price of one, in the smallest unit of the shop's currency.
+    pub price: i64,
+    /// The number of pieces that were ever stocked.
+    pub quantity: i64,
+    /// The category it belongs to.
     pub category_id: CategoryId,
 }
 

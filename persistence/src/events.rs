@@ -9,9 +9,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::InvalidValue;
-use crate::catalog::{price, quantity};
+use crate::catalog::{Offer, price, quantity};
 use crate::movements::Movement;
-use crate::stock::Offer;
 use crate::users::{User, UserId};
 
 /// The body of an event.

@@ -24,7 +24,9 @@ pub mod stock;
 pub mod users;
 mod versions;
 
-pub use database::{Database, DatabaseServer, Session, Transaction};
+pub use database::{
+    ChangeCounter, ChangeSubscription, Database, DatabaseServer, Session, Transaction,
+};
 pub use error::{Error, FieldError, InvalidValue, Result};
 pub use migrations::Schema;
 pub use sqlx::PgConnection;

@@ -90,22 +90,6 @@ pub async fn backlog(connection: &mut PgConnection) -> Result<(i64, f64)> {
     Ok(sqlx::query_as(BACKLOG).fetch_one(connection).failpoint("outbox: backlog").await?)
 }
 
-/// The newest event that waits, if any.
-pub(crate) async fn newest(connection: &mut PgConnection) -> Result<Option<i64>> {
-    let newest = sqlx::query_scalar("select max(id) from outbox").fetch_one(connection);
-    Ok(newest.failpoint("outbox: newest").await?)
-}
-
-/// Whether an event up to this one still waits.
-pub(crate) async fn waits(connection: &mut PgConnection, up_to: i64) -> Result<bool> {
-    let waits = "select exists (select from outbox where id <= $1)";
-    Ok(sqlx::query_scalar(waits)
-        .bind(up_to)
-        .fetch_one(connection)
-        .failpoint("outbox: waits")
-        .await?)
-}
-
 const BACKLOG: &str = "
     select count(*), coalesce(extract(epoch from clock_timestamp() - min(created_at)), 0)::float8 from outbox";
 

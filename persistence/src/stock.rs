@@ -4,13 +4,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
-use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::catalog::Offer;
 use crate::events::StockMoved;
-use crate::ids::{CategoryId, OrderId, ProductId};
+use crate::ids::{OrderId, ProductId};
 use crate::outbox::{self, OutboxEvent};
 use crate::versions::newest;
 use crate::{Error, Result, sequences};
@@ -20,21 +19,6 @@ pub use crate::movements::{Movement, MovementKind};
 
 /// The maximum number of movements in one event.
 const MAX_MOVEMENTS_PER_EVENT: usize = 500;
-
-/// A product as the catalog announces it, with all that was ever stocked of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Offer {
-    /// The product.
-    pub id: ProductId,
-    /// Its name.
-    pub name: String,
-    /// The price of one, in the smallest unit of the shop's currency.
-    pub price: i64,
-    /// The number of pieces that were ever stocked.
-    pub quantity: i64,
-    /// The category it belongs to.
-    pub category_id: CategoryId,
-}
 
 /// An offer and its version.
 #[derive(Debug, Clone, PartialEq, Eq)]

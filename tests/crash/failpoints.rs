@@ -9,13 +9,14 @@ use anyhow::{Context, ensure};
 
 /// The sources on the path of a change, from the actor that handles the request to the actor of the
 /// other node that applies the event.
-const PATHS: [&str; 8] = [
+const PATHS: [&str; 9] = [
     "actors/src/idempotency.rs",
     "actors/src/orders.rs",
     "messaging/src/consumer.rs",
     "messaging/src/relay.rs",
     "persistence/src/idempotency.rs",
     "persistence/src/orders.rs",
+    "persistence/src/orders/placement.rs",
     "persistence/src/outbox.rs",
     "persistence/src/stock.rs",
 ];
@@ -96,7 +97,12 @@ fn is_followed(path: &str, awaited: &str, sources: &BTreeMap<&str, String>) -> b
         "self" | "session" => in_source(path, function),
         "" => in_source(path, function) || in_source("actors/src/idempotency.rs", function),
         "reader" | "Reader" => in_source("persistence/src/outbox.rs", function),
-        module => in_source(&format!("persistence/src/{module}.rs"), function),
+        module => {
+            let (file, folder) =
+                (format!("persistence/src/{module}.rs"), format!("persistence/src/{module}/"));
+            let of_module = |path: &&&str| **path == file || path.starts_with(&folder);
+            sources.keys().filter(of_module).any(|path| in_source(path, function))
+        }
     }
 }
 

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use shop_persistence::catalog::Offer;
 use shop_persistence::customers::{self, UserUpdate};
-use shop_persistence::stock::{self, Movement, Offer};
+use shop_persistence::stock::{self, Movement};
 use shop_persistence::users::{Role, User};
 use shop_persistence::{Database, DatabaseServer, Schema, Session};
 use sqlx::PgConnection;

@@ -2,14 +2,17 @@ use std::sync::Mutex;
 
 use proptest::prelude::*;
 
+use uuid::Uuid;
+
 use super::*;
-use crate::snapshot::{Ordered, WrongTotal};
-use crate::stock::Movement;
+use crate::ids::UserId;
+use crate::movements::Movement;
+use crate::snapshot::{MAX_PAGE_ROWS, Ordered, Summary, UserRecord, WrongTotal};
 use crate::users::{Role, User};
 
-/// Books that are made up.
+/// A snapshot in memory.
 #[derive(Debug, Clone, Default)]
-struct MadeUp {
+struct MemorySnapshot {
     users: Vec<UserRecord>,
     products: Vec<Stock>,
     summary: Summary,
@@ -20,9 +23,9 @@ fn page<T: Clone, I: Ord>(rows: &[T], id: impl Fn(&T) -> I, after: I, limit: i64
     rest.take(limit as usize).cloned().collect()
 }
 
-impl Snapshot for MadeUp {
+impl Snapshot for MemorySnapshot {
     async fn users(&self, after: UserId, limit: i64) -> Result<Vec<UserRecord>> {
-        Ok(page(&self.users, |person| person.id, after, limit))
+        Ok(page(&self.users, |user| user.id, after, limit))
     }
 
     async fn products(&self, after: ProductId, limit: i64, _: Uuid) -> Result<Vec<Stock>> {
@@ -38,37 +41,37 @@ impl Snapshot for MadeUp {
     }
 }
 
-/// Books that differ only when they are first looked at.
-struct UnderWay(Mutex<Option<MadeUp>>, MadeUp);
+/// A snapshot that is another one until it was read once.
+struct Changing(Mutex<Option<MemorySnapshot>>, MemorySnapshot);
 
-impl UnderWay {
-    fn now(&self) -> MadeUp {
+impl Changing {
+    fn current(&self) -> MemorySnapshot {
         self.0.lock().unwrap().clone().unwrap_or_else(|| self.1.clone())
     }
 }
 
-impl Snapshot for UnderWay {
+impl Snapshot for Changing {
     async fn users(&self, after: UserId, limit: i64) -> Result<Vec<UserRecord>> {
-        self.now().users(after, limit).await
+        self.current().users(after, limit).await
     }
 
     async fn products(&self, after: ProductId, limit: i64, before: Uuid) -> Result<Vec<Stock>> {
-        self.now().products(after, limit, before).await
+        self.current().products(after, limit, before).await
     }
 
     async fn movements(&self, after: Uuid, limit: i64) -> Result<Vec<Movement>> {
-        self.now().movements(after, limit).await
+        self.current().movements(after, limit).await
     }
 
-    /// What is read last.
+    /// Called last.
     async fn summary(&self) -> Result<Summary> {
-        let now = self.now();
+        let current = self.current();
         *self.0.lock().unwrap() = None;
-        now.summary().await
+        current.summary().await
     }
 }
 
-type Three = [MadeUp; 3];
+type Three = [MemorySnapshot; 3];
 
 async fn taken([auth, catalog, order]: &Three) -> Ledger {
     Ledger::take(auth, catalog, order, Duration::ZERO).await.unwrap()
@@ -79,7 +82,7 @@ fn ledger_of(three: &Three) -> Ledger {
     runtime.block_on(taken(three))
 }
 
-fn person(id: u128) -> UserRecord {
+fn user_record(id: u128) -> UserRecord {
     let id = Uuid::from_u128(id + 1);
     let (username, email) = (format!("anna-{id}"), format!("{id}@example.com"));
     let user = User { id, username, email, role: Role::User };
@@ -109,30 +112,30 @@ fn on_order(stock: &Stock, taken_over: i64) -> Stock {
     Stock { orders, ..stock.clone() }
 }
 
-/// Three nodes' books that agree: of so many users, and of products with what was stocked and sold of each.
+/// Equal snapshots of three nodes: a number of users, and products with what was stocked and sold.
 fn agreeing(users: u128, products: &[(i64, i64)]) -> Three {
-    let users: Vec<_> = (0..users).map(person).collect();
+    let users: Vec<_> = (0..users).map(user_record).collect();
     let product = |(id, (stocked, sold)): (ProductId, &(i64, i64))| on_catalog(id, *stocked, *sold);
     let products: Vec<_> = (1..).zip(products).map(product).collect();
     let ordered = products.iter().map(|stock| on_order(stock, stock.sold / 2)).collect();
     let summary = Summary::default();
-    // Somebody who is gone is remembered where copies are.
-    let gone = UserRecord { deleted: true, ..person(u128::from(u64::MAX)) };
-    let copies: Vec<_> = users.iter().cloned().chain([gone]).collect();
+    // Copies contain deleted users.
+    let deleted = UserRecord { deleted: true, ..user_record(u128::from(u64::MAX)) };
+    let copies: Vec<_> = users.iter().cloned().chain([deleted]).collect();
     [
-        MadeUp { users, products: vec![], summary: summary.clone() },
-        MadeUp { users: copies.clone(), products, summary: summary.clone() },
-        MadeUp { users: copies, products: ordered, summary },
+        MemorySnapshot { users, products: vec![], summary: summary.clone() },
+        MemorySnapshot { users: copies.clone(), products, summary: summary.clone() },
+        MemorySnapshot { users: copies, products: ordered, summary },
     ]
 }
 
-fn some_books() -> impl Strategy<Value = Three> {
+fn snapshots() -> impl Strategy<Value = Three> {
     let product = (0..1000_i64).prop_flat_map(|stocked| (Just(stocked), 0..=stocked));
     (1..40_u128, prop::collection::vec(product, 1..40))
         .prop_map(|(users, products)| agreeing(users, &products))
 }
 
-/// Changes one figure; says of what and on which node the difference is to be named.
+/// Changes one figure. Returns the subject and the node of the expected difference.
 type Change = fn(&mut Three, usize) -> (String, &'static str);
 
 fn product(three: &mut Three, node: usize, at: usize) -> &mut Stock {
@@ -176,7 +179,7 @@ fn lose_user(
     named: &'static str,
 ) -> (String, &'static str) {
     let id = user(three, node, at).id;
-    three[node].users.retain(|person| person.id != id);
+    three[node].users.retain(|user| user.id != id);
     (format!("user {id}"), named)
 }
 
@@ -237,7 +240,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
-    fn books_that_agree_balance(three in some_books()) {
+    fn equal_snapshots_have_no_difference(three in snapshots()) {
         let ledger = ledger_of(&three);
         prop_assert!(ledger.balanced, "{ledger}");
         prop_assert_eq!(ledger.products.len(), three[1].products.len());
@@ -246,7 +249,7 @@ proptest! {
     }
 
     #[test]
-    fn one_changed_figure_is_found_and_named(mut three in some_books(), at in 0..1000_usize) {
+    fn a_changed_figure_is_a_difference_of_its_subject_and_node(mut three in snapshots(), at in 0..1000_usize) {
         for (index, change) in CHANGES.iter().enumerate() {
             let before = three.clone();
             let (subject, node) = change(&mut three, at);
@@ -262,7 +265,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn a_difference_is_said_plainly() {
+async fn a_difference_names_the_figures() {
     let mut three = agreeing(2, &[(37, 0), (37, 0)]);
     three[1].products[1].left = 36;
     let ledger = taken(&three).await;
@@ -272,33 +275,33 @@ async fn a_difference_is_said_plainly() {
 }
 
 #[tokio::test]
-async fn what_is_read_in_pages_is_read_whole() {
-    let stock = vec![(5, 1); 2 * LONGEST_PAGE as usize];
-    let mut three = agreeing(LONGEST_PAGE as u128 + 1, &stock);
+async fn all_pages_are_compared() {
+    let stock = vec![(5, 1); 2 * MAX_PAGE_ROWS as usize];
+    let mut three = agreeing(MAX_PAGE_ROWS as u128 + 1, &stock);
     let ledger = taken(&three).await;
     assert!(ledger.balanced, "{ledger}");
-    assert_eq!((ledger.products.len(), ledger.products_in_all), (MOST_LINES, stock.len()));
+    assert_eq!((ledger.products.len(), ledger.products_in_all), (MAX_PRODUCTS, stock.len()));
     assert!(
-        ledger.copies.iter().any(|of| of.what == "users" && of.count == LONGEST_PAGE as u64 + 1)
+        ledger.copies.iter().any(|of| of.what == "users" && of.count == MAX_PAGE_ROWS as u64 + 1)
     );
 
     three[2].products.last_mut().unwrap().left += 1;
     let ledger = taken(&three).await;
     assert_eq!(ledger.differences.len(), 1);
-    assert_eq!(ledger.products.len(), MOST_LINES + 1, "whatever differs is shown");
+    assert_eq!(ledger.products.len(), MAX_PRODUCTS + 1, "every product that differs is listed");
 
     three[2].products.clear();
     let ledger = taken(&three).await;
     assert_eq!(ledger.differences.len() + ledger.more_differences, stock.len());
-    assert_eq!(ledger.differences.len(), MOST_DIFFERENCES);
+    assert_eq!(ledger.differences.len(), MAX_DIFFERENCES);
 }
 
 #[tokio::test]
-async fn what_is_under_way_is_no_difference() {
+async fn an_event_in_flight_is_no_difference() {
     let [auth, catalog, order] = agreeing(3, &[(37, 1)]);
     let mut late = catalog.clone();
     late.products[0].sold = 0;
-    let catalog = UnderWay(Mutex::new(Some(late)), catalog);
+    let catalog = Changing(Mutex::new(Some(late)), catalog);
     let ledger = Ledger::take(&auth, &catalog, &order, Duration::from_secs(5)).await.unwrap();
     assert!(ledger.balanced, "{ledger}");
 }
