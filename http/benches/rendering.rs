@@ -1,4 +1,4 @@
-//! What it costs to make a list ready to be sent.
+//! The cost of rendering a page of a list.
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use shop_http::Page;
@@ -14,8 +14,8 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let mut rendering = criterion.benchmark_group("a list of products");
     for count in [50, 100, 1000] {
-        let part = PageRequest { after: Some(1), limit: count + 1 };
-        let render = |products| Page::of(products, part, |product: &Product| product.id);
+        let request = PageRequest { after: Some(1), limit: count + 1 };
+        let render = |products| Page::render(products, request, |product: &Product| product.id);
         rendering.throughput(Throughput::Elements(count as u64));
         rendering.bench_function(BenchmarkId::new("rendered", count), |bench| {
             let products = || (0..count).map(product).collect();

@@ -1,4 +1,4 @@
-//! The actors of a node: how they fare, live, and what administrators do with them. The inspector's API.
+//! The inspector's API: the state of a node's actors, live, and their control by administrators.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -8,7 +8,6 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::sse::{Event, Sse};
@@ -33,36 +32,36 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth::{Access, Authenticator, Routes, bearer};
-use crate::body::{BrokenRules, OrEmpty, Path, Query};
+use crate::body::{Json, JsonOrEmpty, Path, Query, ValidationErrors};
 use crate::context::{Authenticated, RequestContext};
 use crate::health::{Health, NodeState};
 use crate::idempotency::{Idempotent, IdempotentResponse, KeyHeader};
 use crate::pages::{Limit, link};
 use crate::problem::{Failure, Problem, Result};
 
-/// At most so many watch the stream at once.
-const WATCHERS: usize = 64;
+/// The maximum number of concurrent streams.
+const MAX_STREAMS: usize = 64;
 
-/// How many seconds pass before a watcher's token is looked at again.
-const TRUSTED_TICKS: u64 = 10;
+/// The seconds between two verifications of a stream's token.
+const VERIFY_INTERVAL: u64 = 10;
 
-/// What the routes read and steer.
+/// The maximum length of a reason, in characters.
+const MAX_REASON_LEN: usize = 500;
+
+/// What the routes use.
 #[derive(Debug, Clone)]
 pub struct Actors {
-    /// What this node shows of its process.
-    pub registry: ActorRegistry,
-    /// Who writes down what is done.
-    pub audit: Addr<audit::Msg>,
-    /// The rest of what the node tells of itself.
-    pub vitals: Health,
+    registry: ActorRegistry,
+    audit: Addr<audit::Msg>,
+    health: Health,
     /// Ends the streams.
-    pub closing: CancellationToken,
+    closing: CancellationToken,
     authenticator: Authenticator,
-    watchers: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
 }
 
 impl Actors {
-    /// The actors that this inspector shows.
+    /// The inspector of a node. Its streams end when the server is `closing`.
     pub fn new(
         health: &Health,
         audit: &Addr<audit::Msg>,
@@ -72,74 +71,74 @@ impl Actors {
         Actors {
             registry: health.registry.clone(),
             audit: audit.clone(),
-            vitals: health.clone(),
+            health: health.clone(),
             closing: closing.clone(),
             authenticator: authenticator.clone(),
-            watchers: Arc::new(Semaphore::new(WATCHERS)),
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         }
     }
 }
 
-/// What lies below a path with slashes, which the router and the documentation write in two ways.
+/// Routes with an actor's path, whose slashes the router and OpenAPI write in different ways.
 #[derive(OpenApi)]
-#[openapi(paths(find, act))]
-struct Below;
+#[openapi(paths(find_actor, control_actor))]
+struct PathRoutes;
 
-/// The routes of a node's actors.
+/// The routes of the inspector.
 pub fn routes(actors: Actors) -> Routes {
-    let admin = OpenApiRouter::with_openapi(Below::openapi())
-        .routes(routes!(list))
-        .routes(routes!(stream))
-        .routes(routes!(history))
-        .routes(routes!(node))
-        .route("/admin/actors/{*path}", routing::get(find).post(act));
+    let admin = OpenApiRouter::with_openapi(PathRoutes::openapi())
+        .routes(routes!(list_actors))
+        .routes(routes!(stream_actors))
+        .routes(routes!(actor_history))
+        .routes(routes!(node_state))
+        .route("/admin/actors/{*path}", routing::get(find_actor).post(control_actor));
     vec![(Access::Admin, admin.with_state(actors))]
 }
 
-/// Which actors to list, and how.
+/// The form and order of a list of actors.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct Which {
-    /// A list instead of the tree; also when one of the following is given.
+struct ActorsQuery {
+    /// Returns a list instead of the tree; the default if another parameter is given.
     flat: Option<bool>,
-    /// What the list is sorted by: figures from the highest, paths from A.
+    /// The order of the list: metrics from the highest, paths from A.
     #[param(inline)]
     sort: Option<Sort>,
-    /// At most so many; without it the list is whole.
+    /// The maximum number of entries; without it the list is whole.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 1000)]
     limit: Option<Limit>,
-    /// Where the page begins, as the header `Link` of the page before says.
+    /// Where the page begins: the cursor in the header `Link` of the page before.
     #[param(value_type = Option<String>)]
-    cursor: Option<Place>,
+    cursor: Option<Cursor>,
 }
 
-/// Where an actor stands in a sorted list.
+/// The position of an actor in a sorted list.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(try_from = "String")]
-struct Place {
-    figure: f64,
+struct Cursor {
+    value: f64,
     path: String,
 }
 
-impl Place {
-    fn of(actor: &ActorView, sort: Sort) -> Place {
-        Place { figure: sort.key(actor), path: actor.path.clone() }
+impl Cursor {
+    fn of(actor: &ActorView, sort: Sort) -> Cursor {
+        Cursor { value: sort.key(actor), path: actor.path.clone() }
     }
 
-    /// Figures from the highest, and of those that are alike paths from A.
-    fn compare(&self, other: &Place) -> Ordering {
-        other.figure.total_cmp(&self.figure).then_with(|| self.path.cmp(&other.path))
+    /// From the highest value; equal values by path.
+    fn compare(&self, other: &Cursor) -> Ordering {
+        other.value.total_cmp(&self.value).then_with(|| self.path.cmp(&other.path))
     }
 }
 
-impl TryFrom<String> for Place {
+impl TryFrom<String> for Cursor {
     type Error = InvalidValue;
 
-    fn try_from(cursor: String) -> Result<Place, InvalidValue> {
-        let (figure, path) = cursor.split_once('~').unwrap_or_default();
-        match figure.parse() {
-            Ok(figure) => Ok(Place { figure, path: path.to_owned() }),
-            Err(_) => Err(InvalidValue("is not a cursor that a page gave".into())),
+    fn try_from(cursor: String) -> Result<Cursor, InvalidValue> {
+        let (value, path) = cursor.split_once('~').unwrap_or_default();
+        match value.parse() {
+            Ok(value) => Ok(Cursor { value, path: path.to_owned() }),
+            Err(_) => Err(InvalidValue("must be the cursor of a page".into())),
         }
     }
 }
@@ -147,114 +146,122 @@ impl TryFrom<String> for Place {
 /// The tree, or a list.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
-enum Shown {
+enum ActorsResponse {
     Tree(Box<Tree>),
     List(Vec<ActorView>),
 }
 
-/// The link to the page behind this one, if there is one.
-type Next = Option<[(HeaderName, String); 1]>;
+/// The link to the next page, if there is one.
+type NextLink = Option<[(HeaderName, String); 1]>;
 
-/// The actors of this node, and those of its process that belong to no node: their tree, or a list.
+/// The actors of this node, and those of its process that belong to no node, as a tree or a list.
 #[utoipa::path(
-    get, path = "/admin/actors", tag = "operations", params(Which),
-    responses((status = 200, body = Shown), (status = "default", response = Problem))
+    get, path = "/admin/actors", tag = "operations", params(ActorsQuery),
+    responses((status = 200, body = ActorsResponse), (status = "default", response = Problem))
 )]
-async fn list(
+async fn list_actors(
     State(actors): State<Actors>,
-    Query(which): Query<Which>,
-) -> Result<(Next, Answer<Shown>)> {
-    let Which { flat, sort, limit, cursor } = which;
+    Query(query): Query<ActorsQuery>,
+) -> Result<(NextLink, Json<ActorsResponse>)> {
+    let ActorsQuery { flat, sort, limit, cursor } = query;
     if !flat.unwrap_or(sort.is_some() || limit.is_some() || cursor.is_some()) {
-        return Ok((None, Answer(Shown::Tree(Box::new(actors.registry.tree()?)))));
+        return Ok((None, Json(ActorsResponse::Tree(Box::new(actors.registry.tree()?)))));
     }
     let (page, next) = page(actors.registry.actors(), sort.unwrap_or_default(), limit, cursor);
     let next = next.map(|cursor| {
-        let (limit, cursor) = (page.len(), format!("{}~{}", cursor.figure, cursor.path));
+        let (limit, cursor) = (page.len(), format!("{}~{}", cursor.value, cursor.path));
         let sort = sort.unwrap_or_default();
         let next = format!("/admin/actors?flat=true&sort={sort}&limit={limit}&cursor={cursor}");
         [(header::LINK, link(&next))]
     });
-    Ok((next, Answer(Shown::List(page))))
+    Ok((next, Json(ActorsResponse::List(page))))
 }
 
-/// A page of a sorted list, and where the next one begins, if there is one.
+/// A page of the sorted list, and the cursor of the next page, if there is one.
 fn page(
     actors: Vec<ActorView>,
     sort: Sort,
     limit: Option<Limit>,
-    after: Option<Place>,
-) -> (Vec<ActorView>, Option<Place>) {
-    let mut placed: Vec<_> =
-        actors.into_iter().map(|actor| (Place::of(&actor, sort), actor)).collect();
-    placed.sort_by(|(one, _), (other, _)| one.compare(other));
+    after: Option<Cursor>,
+) -> (Vec<ActorView>, Option<Cursor>) {
+    let mut sorted: Vec<_> =
+        actors.into_iter().map(|actor| (Cursor::of(&actor, sort), actor)).collect();
+    sorted.sort_by(|(a, _), (b, _)| a.compare(b));
     if let Some(after) = after {
-        placed.retain(|(place, _)| place.compare(&after) == Ordering::Greater);
+        sorted.retain(|(cursor, _)| cursor.compare(&after) == Ordering::Greater);
     }
     let limit = limit.map_or(usize::MAX, Limit::get);
-    let next = (placed.len() > limit).then(|| placed[limit - 1].0.clone());
-    (placed.into_iter().take(limit).map(|(_, actor)| actor).collect(), next)
+    let next = (sorted.len() > limit).then(|| sorted[limit - 1].0.clone());
+    (sorted.into_iter().take(limit).map(|(_, actor)| actor).collect(), next)
 }
 
-/// All that is known of one actor.
+/// The details of one actor.
 #[utoipa::path(
     get, path = "/admin/actors/{path}", tag = "operations",
-    params(("path" = String, Path, description = "with its slashes", example = "shop/order/http")),
+    params(("path" = String, Path, description = "the actor's path, with its slashes", example = "shop/order/http")),
     responses((status = 200, body = Details), (status = "default", response = Problem))
 )]
-async fn find(State(actors): State<Actors>, Path(path): Path<String>) -> Result<Answer<Details>> {
-    Ok(Answer(actors.registry.details(path.trim_matches('/')).await?))
+async fn find_actor(
+    State(actors): State<Actors>,
+    Path(path): Path<String>,
+) -> Result<Json<Details>> {
+    Ok(Json(actors.registry.details(path.trim_matches('/')).await?))
 }
 
-/// Why something is done.
+/// The reason for an action.
 #[derive(Debug, Deserr, ToSchema)]
-#[deserr(error = BrokenRules)]
-struct Why {
-    /// 1 to 500 characters; only `resume` needs none.
-    #[deserr(default, try_from(Option<String>) = some_reason -> InvalidValue)]
+#[deserr(error = ValidationErrors)]
+struct ControlRequest {
+    /// 1 to 500 characters; required except for `resume`.
+    #[deserr(default, try_from(Option<String>) = valid_reason -> InvalidValue)]
     #[schema(value_type = Option<String>, max_length = 500, example = "stuck for a minute")]
     reason: Option<String>,
 }
 
-fn some_reason(text: Option<String>) -> Result<Option<String>, InvalidValue> {
+fn valid_reason(text: Option<String>) -> Result<Option<String>, InvalidValue> {
     let text = text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-    let long = text.as_ref().is_some_and(|text| text.chars().count() > 500);
-    let unreadable = text.as_ref().is_some_and(|text| text.chars().any(char::is_control));
-    match long || unreadable {
-        true => Err(InvalidValue("must be 1 to 500 characters, without control characters".into())),
-        false => Ok(text),
+    let is_valid = text.as_ref().is_none_or(|text| {
+        text.chars().count() <= MAX_REASON_LEN && !text.chars().any(char::is_control)
+    });
+    if is_valid {
+        Ok(text)
+    } else {
+        Err(InvalidValue("must be 1 to 500 characters, without control characters".into()))
     }
 }
 
 /// Restarts, pauses, resumes or drains an actor.
 ///
-/// It is written into the audit log first, and done then: 202 says that the actor's supervisor was told.
+/// The action is recorded in the audit log and then sent to the actor's supervisor; 202 does not
+/// wait for its completion.
 #[utoipa::path(
     post, path = "/admin/actors/{path}/{action}", tag = "operations",
     params(
-        ("path" = String, Path, description = "with its slashes", example = "shop/order/relay"),
+        ("path" = String, Path, description = "the actor's path, with its slashes", example = "shop/order/relay"),
         ("action" = ControlAction, Path),
         KeyHeader
     ),
-    request_body = Why,
+    request_body = ControlRequest,
     responses((status = 202, body = AuditEntry), (status = "default", response = Problem))
 )]
-async fn act(
+async fn control_actor(
     State(actors): State<Actors>,
     Authenticated(caller): Authenticated,
     context: RequestContext,
     Path(path): Path<String>,
-    Idempotent(named, OrEmpty(Why { reason })): Idempotent<OrEmpty<Why>>,
+    Idempotent(key, JsonOrEmpty(ControlRequest { reason })): Idempotent<
+        JsonOrEmpty<ControlRequest>,
+    >,
 ) -> Result<IdempotentResponse<AuditEntry>> {
     let path = path.trim_matches('/');
     let (path, action) = path.rsplit_once('/').unwrap_or((path, ""));
     let Ok(action) = ControlAction::from_str(action) else {
-        let detail = "an actor can be told: restart, pause, resume or drain";
+        let detail = "the actions are restart, pause, resume and drain";
         return Err(Failure::new(StatusCode::NOT_FOUND, detail));
     };
     let actor_metrics = actors.registry.find(path)?;
     if reason.is_none() && action.is_destructive() {
-        return Err(Error::invalid_field("reason", "is required: why is this done?").into());
+        return Err(Error::invalid_field("reason", "is required").into());
     }
     let admin_action = AdminAction {
         user_id: caller.id,
@@ -264,10 +271,8 @@ async fn act(
         reason: reason.unwrap_or_default(),
         request_id: context.id.to_string(),
     };
-    let (allowed, key) = (
-        actor_metrics.check_allowed(action).map_err(Error::from),
-        named.once(StatusCode::ACCEPTED),
-    );
+    let allowed = actor_metrics.check_allowed(action).map_err(Error::from);
+    let key = key.with_success(StatusCode::ACCEPTED);
     let act = Box::new(audit::RecordAndApply { admin_action, actor_metrics, action, allowed });
     let act = |reply| audit::Msg::RecordAndApply(act, key, reply);
     Ok(IdempotentResponse(StatusCode::ACCEPTED, actors.audit.ask((), act).await?))
@@ -275,47 +280,47 @@ async fn act(
 
 /// The last fifteen minutes of all actors.
 #[derive(Debug, Serialize, ToSchema)]
-struct Histories {
-    /// How far apart the samples are.
+struct HistoryResponse {
+    /// The interval between two samples, in seconds.
     interval_seconds: u32,
-    /// When the newest were taken.
+    /// The time of the newest sample.
     #[schema(value_type = String, format = DateTime)]
     ends_at: Timestamp,
-    /// Of each actor, by its path: the newest last.
+    /// The samples by actor path, the newest last.
     #[schema(value_type = HashMap<String, History>)]
     actors: std::collections::BTreeMap<String, History>,
 }
 
-/// The last fifteen minutes of all actors, a sample a second.
+/// The last fifteen minutes of all actors, with one sample per second.
 #[utoipa::path(
     get, path = "/admin/history", tag = "operations",
-    responses((status = 200, body = Histories), (status = "default", response = Problem))
+    responses((status = 200, body = HistoryResponse), (status = "default", response = Problem))
 )]
-async fn history(State(actors): State<Actors>) -> Answer<Histories> {
+async fn actor_history(State(actors): State<Actors>) -> Json<HistoryResponse> {
     let actors = actors.registry.history();
-    Answer(Histories { interval_seconds: 1, ends_at: now(), actors })
+    Json(HistoryResponse { interval_seconds: 1, ends_at: now(), actors })
 }
 
-/// A node, with all its actors.
+/// A node with its actors.
 #[derive(Debug, Serialize, ToSchema)]
-struct Node {
+struct NodeResponse {
     #[serde(flatten)]
     state: NodeState,
-    /// Its actors, by their paths.
+    /// The actors, by path.
     actors: Vec<ActorView>,
 }
 
-/// This node, what waits in its database, and its actors as a list.
+/// The state of this node, its outbox and dead letters, and its actors as a list.
 #[utoipa::path(
     get, path = "/admin/node", tag = "operations",
-    responses((status = 200, body = Node), (status = "default", response = Problem))
+    responses((status = 200, body = NodeResponse), (status = "default", response = Problem))
 )]
-async fn node(State(actors): State<Actors>) -> Answer<Node> {
-    let state = actors.vitals.state().await;
-    Answer(Node { state, actors: actors.registry.actors() })
+async fn node_state(State(actors): State<Actors>) -> Json<NodeResponse> {
+    let state = actors.health.state().await;
+    Json(NodeResponse { state, actors: actors.registry.actors() })
 }
 
-/// Server-sent events: once a second those actors that changed, first of all every one.
+/// Server-sent events: every second the actors that changed. The first event has all actors.
 #[utoipa::path(
     get, path = "/admin/actors/stream", tag = "operations",
     responses(
@@ -323,59 +328,59 @@ async fn node(State(actors): State<Actors>) -> Answer<Node> {
         (status = "default", response = Problem)
     )
 )]
-async fn stream(State(actors): State<Actors>, headers: HeaderMap) -> Result<Response> {
+async fn stream_actors(State(actors): State<Actors>, headers: HeaderMap) -> Result<Response> {
     let token = bearer(&headers).unwrap_or_default().to_owned();
-    let place = actors.watchers.clone().try_acquire_owned();
-    let place = place.map_err(|_| Error::Overloaded("stream of actors".into()))?;
-    let mut second = interval(Duration::from_secs(1));
-    second.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let watcher = Watcher {
+    let permit = actors.streams.clone().try_acquire_owned();
+    let permit = permit.map_err(|_| Error::Overloaded("stream of actors".into()))?;
+    let mut ticks = interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let stream = ActorStream {
         registry: actors.registry,
         authenticator: actors.authenticator,
         token,
-        second,
-        ticks: 0,
+        ticks,
+        tick: 0,
         hasher: RandomState::new(),
-        seen: HashMap::new(),
-        _place: place,
+        sent: HashMap::new(),
+        _permit: permit,
     };
     let closing = actors.closing.clone();
-    let changes = futures::stream::unfold(watcher, move |mut watcher| {
+    let changes = futures::stream::unfold(stream, move |mut stream| {
         let closing = closing.clone();
         async move {
-            let event = closing.run_until_cancelled(watcher.next()).await.flatten()?;
-            Some((Ok::<_, Infallible>(event), watcher))
+            let event = closing.run_until_cancelled(stream.next()).await.flatten()?;
+            Some((Ok::<_, Infallible>(event), stream))
         }
     });
     Ok(events(changes))
 }
 
-/// Proxies must not hold events back.
+/// The headers keep proxies from buffering the events.
 fn events(events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static) -> Response {
     let headers =
         [(header::CACHE_CONTROL, "no-store"), (HeaderName::from_static("x-accel-buffering"), "no")];
     (headers, Sse::new(events)).into_response()
 }
 
-/// Somebody who watches the actors change.
-struct Watcher {
+/// A client's stream of changes.
+struct ActorStream {
     registry: ActorRegistry,
     authenticator: Authenticator,
     token: String,
-    second: Interval,
-    ticks: u64,
+    ticks: Interval,
+    tick: u64,
     hasher: RandomState,
-    /// What was sent last of each, as a hash.
-    seen: HashMap<String, u64>,
-    _place: OwnedSemaphorePermit,
+    /// The hash of what was sent last, by actor path.
+    sent: HashMap<String, u64>,
+    _permit: OwnedSemaphorePermit,
 }
 
-impl Watcher {
-    /// What changed within the next second; none when there is nobody to tell any more.
+impl ActorStream {
+    /// The changes of the next second; `None` once the client is no longer an administrator.
     async fn next(&mut self) -> Option<Event> {
-        self.second.tick().await;
-        self.ticks += 1;
-        if self.ticks.is_multiple_of(TRUSTED_TICKS)
+        self.ticks.tick().await;
+        self.tick += 1;
+        if self.tick.is_multiple_of(VERIFY_INTERVAL)
             && !self.authenticator.is_still_admin(&self.token).await
         {
             return None;
@@ -384,15 +389,13 @@ impl Watcher {
         for actor in self.registry.actors() {
             let text = serde_json::to_string(&actor).ok()?;
             let hash = self.hasher.hash_one(&text);
-            if self.seen.insert(actor.path, hash) != Some(hash) {
+            if self.sent.insert(actor.path, hash) != Some(hash) {
                 changed.push(text);
             }
         }
-        match changed.is_empty() {
-            true => Some(Event::default().comment("nothing changed")),
-            false => {
-                Some(Event::default().event("actors").data(format!("[{}]", changed.join(","))))
-            }
+        if changed.is_empty() {
+            return Some(Event::default().comment("no changes"));
         }
+        Some(Event::default().event("actors").data(format!("[{}]", changed.join(","))))
     }
 }

@@ -1,4 +1,4 @@
-//! The audit log: what administrators did with the actors of this node.
+//! The audit log of a node.
 
 use std::sync::Arc;
 
@@ -16,21 +16,23 @@ use crate::problem::{Problem, Result};
 
 /// The route of a node's audit log.
 pub fn routes(audit: Addr<Msg>) -> Routes {
-    vec![(Access::Admin, OpenApiRouter::new().routes(routes!(list)).with_state(audit))]
+    vec![(Access::Admin, OpenApiRouter::new().routes(routes!(list_audit_log)).with_state(audit))]
 }
 
-/// What administrators did with the actors of this node, the newest first.
+/// The administrators' actions on the actors of this node, the newest first.
+///
+/// With `limit`, a page of them; the header `Link` leads to the next page.
 #[utoipa::path(
     get, path = "/admin/audit", tag = "operations", params(Paging),
     responses((status = 200, body = Vec<AuditEntry>), (status = "default", response = Problem))
 )]
-async fn list(State(audit): State<Addr<Msg>>, asked: ListQuery<i64>) -> Result<Response> {
-    let fetch = move |part| {
+async fn list_audit_log(State(audit): State<Addr<Msg>>, query: ListQuery<i64>) -> Result<Response> {
+    let fetch = move |request| {
         let audit = audit.clone();
         async move {
-            let page = audit.ask((), |reply| Msg::List(part, reply)).await?;
-            Page::of(page, part, |entry| entry.id).map(Arc::new)
+            let page = audit.ask((), |reply| Msg::List(request, reply)).await?;
+            Page::render(page, request, |entry| entry.id).map(Arc::new)
         }
     };
-    asked.answer("/admin/audit", fetch).await
+    query.respond("/admin/audit", fetch).await
 }

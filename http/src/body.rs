@@ -1,69 +1,65 @@
-//! What requests bring: bodies, read with every broken rule at once, and path and query values.
+//! Request bodies, which report every invalid field at once, and path and query values.
 
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use deserr::{
     DeserializeError, Deserr, ErrorKind, IntoValue, MergeWithError, ValueKind, ValuePointerRef,
 };
+use serde::Serialize;
+use serde_json::Value;
 use shop_persistence::{FieldError, InvalidValue};
 
 use crate::context::RequestContext;
 use crate::problem::Failure;
 
 /// How long a client may take to send its body.
-const BODY_PATIENCE: Duration = Duration::from_secs(15);
+const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A body of JSON, as a `T` that keeps all rules.
+/// A JSON body: of a request a valid `T`, of a response any value.
 #[derive(Debug)]
 pub struct Json<T>(pub T);
 
-impl<S: Send + Sync, T: Deserr<BrokenRules>> FromRequest<S> for Json<T> {
+impl<S: Send + Sync, T: Deserr<ValidationErrors>> FromRequest<S> for Json<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, state: &S) -> Result<Json<T>, Failure> {
-        if !is_json(&request) {
-            let detail = "send JSON, and say so: Content-Type: application/json";
-            return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
-        }
-        let body = read(request, state).await?;
-        let value: serde_json::Value = serde_json::from_slice(&body).map_err(|error| {
-            Failure::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {error}"))
-        })?;
-        match deserr::deserialize(value) {
-            Ok(value) => Ok(Json(value)),
-            Err(BrokenRules(rules)) => Err(Failure::broken(rules)),
-        }
+        require_json(request.headers())?;
+        parse(&read_body(request, state).await?).map(Json)
     }
 }
 
-/// A body of JSON as a `T`; none at all is `{}`.
-#[derive(Debug)]
-pub struct OrEmpty<T>(pub T);
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self.0).into_response()
+    }
+}
 
-impl<S: Send + Sync, T: Deserr<BrokenRules>> FromRequest<S> for OrEmpty<T> {
+/// A JSON body of a request that may be missing, which means `{}`.
+#[derive(Debug)]
+pub struct JsonOrEmpty<T>(pub T);
+
+impl<S: Send + Sync, T: Deserr<ValidationErrors>> FromRequest<S> for JsonOrEmpty<T> {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, state: &S) -> Result<OrEmpty<T>, Failure> {
-        let (parts, body) = request.into_parts();
-        let body = read(Request::from_parts(parts.clone(), body), state).await?;
-        let mut request = Request::from_parts(parts, Body::from(body.clone()));
+    async fn from_request(request: Request, state: &S) -> Result<JsonOrEmpty<T>, Failure> {
+        let is_json = require_json(request.headers());
+        let body = read_body(request, state).await?;
         if body.is_empty() {
-            request = Request::new(Body::from("{}"));
-            let json = HeaderValue::from_static("application/json");
-            request.headers_mut().insert(header::CONTENT_TYPE, json);
+            return parse(b"{}").map(JsonOrEmpty);
         }
-        let Json(value) = Json::from_request(request, state).await?;
-        Ok(OrEmpty(value))
+        is_json?;
+        parse(&body).map(JsonOrEmpty)
     }
 }
 
-/// A request whose path says all.
+/// A request without a body.
 #[derive(Debug)]
 pub struct NoBody;
 
@@ -75,13 +71,14 @@ impl<S: Send + Sync> FromRequest<S> for NoBody {
     }
 }
 
-/// The whole body, within the limits of size and time.
-pub async fn read(mut request: Request, state: &(impl Send + Sync)) -> Result<Bytes, Failure> {
-    // A request that an extractor made of a part of another has no context and no limit.
-    if let Ok(context) = RequestContext::of(request.extensions()) {
-        DefaultBodyLimit::max(context.limits.body_bytes).apply(&mut request);
-    }
-    match tokio::time::timeout(BODY_PATIENCE, Bytes::from_request(request, state)).await {
+/// Reads the whole body, within the limits of size and time.
+///
+/// # Errors
+/// 413 for a body that is too large, 408 for one that arrives too slowly.
+pub async fn read_body(mut request: Request, state: &(impl Send + Sync)) -> Result<Bytes, Failure> {
+    let limit = RequestContext::of(request.extensions())?.limits.body_bytes;
+    DefaultBodyLimit::max(limit).apply(&mut request);
+    match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await {
         Ok(body) => Ok(body?),
         Err(_) => {
             let detail = "the body did not arrive in time; send it again";
@@ -90,19 +87,33 @@ pub async fn read(mut request: Request, state: &(impl Send + Sync)) -> Result<By
     }
 }
 
-fn is_json(request: &Request) -> bool {
-    let content_type = request.headers().get(header::CONTENT_TYPE);
+/// Checks that the `Content-Type` is `application/json` or `application/…+json`.
+fn require_json(headers: &HeaderMap) -> Result<(), Failure> {
+    let content_type = headers.get(header::CONTENT_TYPE);
     let essence = content_type.and_then(|value| value.to_str().ok()?.split(';').next());
     let essence = essence.unwrap_or_default().trim().to_ascii_lowercase();
-    essence == "application/json"
-        || (essence.starts_with("application/") && essence.ends_with("+json"))
+    let is_json = essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"));
+    if is_json {
+        Ok(())
+    } else {
+        let detail = "send the body as JSON, with Content-Type: application/json";
+        Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
+    }
+}
+
+fn parse<T: Deserr<ValidationErrors>>(body: &[u8]) -> Result<T, Failure> {
+    let value: Value = serde_json::from_slice(body).map_err(|error| {
+        Failure::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {error}"))
+    })?;
+    deserr::deserialize(value).map_err(|ValidationErrors(errors)| Failure::invalid_body(errors))
 }
 
 impl From<BytesRejection> for Failure {
     fn from(rejection: BytesRejection) -> Failure {
         let detail = match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => "the body is too large; send less",
-            _ => "the body broke off; send it again",
+            _ => "the body ended early; send it again",
         };
         Failure::new(rejection.status(), detail)
     }
@@ -132,48 +143,61 @@ impl From<QueryRejection> for Failure {
     }
 }
 
-/// All rules that a body breaks, gathered while it is read.
+/// The invalid fields of a body, collected while it is parsed.
 #[derive(Debug)]
-pub struct BrokenRules(Vec<FieldError>);
+pub struct ValidationErrors(Vec<FieldError>);
 
-impl BrokenRules {
-    fn and(known: Option<Self>, field: String, detail: String) -> ControlFlow<Self, Self> {
-        let mut rules = known.map(|BrokenRules(rules)| rules).unwrap_or_default();
-        rules.push(FieldError { field: field.into(), detail });
-        ControlFlow::Continue(BrokenRules(rules))
+impl ValidationErrors {
+    fn push(errors: Option<Self>, field: String, detail: String) -> ControlFlow<Self, Self> {
+        let mut errors = errors.map(|ValidationErrors(errors)| errors).unwrap_or_default();
+        errors.push(FieldError { field: field.into(), detail });
+        ControlFlow::Continue(ValidationErrors(errors))
     }
 }
 
-impl MergeWithError<BrokenRules> for BrokenRules {
+impl MergeWithError<ValidationErrors> for ValidationErrors {
     fn merge(
-        known: Option<Self>,
-        BrokenRules(more): BrokenRules,
+        errors: Option<Self>,
+        ValidationErrors(more): ValidationErrors,
         _: ValuePointerRef<'_>,
     ) -> ControlFlow<Self, Self> {
-        let mut rules = known.map(|BrokenRules(rules)| rules).unwrap_or_default();
-        rules.extend(more);
-        ControlFlow::Continue(BrokenRules(rules))
+        let mut errors = errors.map(|ValidationErrors(errors)| errors).unwrap_or_default();
+        errors.extend(more);
+        ControlFlow::Continue(ValidationErrors(errors))
     }
 }
 
-impl MergeWithError<InvalidValue> for BrokenRules {
+impl MergeWithError<InvalidValue> for ValidationErrors {
     fn merge(
-        known: Option<Self>,
-        why: InvalidValue,
+        errors: Option<Self>,
+        invalid: InvalidValue,
         at: ValuePointerRef<'_>,
     ) -> ControlFlow<Self, Self> {
-        BrokenRules::and(known, path(at), why.to_string())
+        ValidationErrors::push(errors, path(at), invalid.to_string())
     }
 }
 
-impl DeserializeError for BrokenRules {
+/// For values that are always valid.
+impl MergeWithError<Infallible> for ValidationErrors {
+    fn merge(
+        _: Option<Self>,
+        never: Infallible,
+        _: ValuePointerRef<'_>,
+    ) -> ControlFlow<Self, Self> {
+        match never {}
+    }
+}
+
+impl DeserializeError for ValidationErrors {
     fn error<V: IntoValue>(
-        known: Option<Self>,
+        errors: Option<Self>,
         error: ErrorKind<'_, V>,
         at: ValuePointerRef<'_>,
     ) -> ControlFlow<Self, Self> {
         let (at, detail) = match error {
-            ErrorKind::IncorrectValueKind { accepted, .. } => (path(at), kind(accepted).to_owned()),
+            ErrorKind::IncorrectValueKind { accepted, .. } => {
+                (path(at), expected(accepted).to_owned())
+            }
             ErrorKind::MissingField { field } => {
                 (path(at.push_key(field)), "is required".to_owned())
             }
@@ -186,12 +210,11 @@ impl DeserializeError for BrokenRules {
             }
             ErrorKind::Unexpected { msg } => (path(at), msg),
         };
-        BrokenRules::and(known, at, detail)
+        ValidationErrors::push(errors, at, detail)
     }
 }
 
-/// What is accepted, in words.
-fn kind(accepted: &[ValueKind]) -> &'static str {
+fn expected(accepted: &[ValueKind]) -> &'static str {
     match accepted.first() {
         Some(ValueKind::Integer | ValueKind::NegativeInteger) => "must be a whole number",
         Some(ValueKind::String) => "must be a string",
@@ -201,7 +224,7 @@ fn kind(accepted: &[ValueKind]) -> &'static str {
     }
 }
 
-/// `items[0].quantity`; the body itself is `body`.
+/// The path of a field: `items[0].quantity`. The body itself is `body`.
 fn path(at: ValuePointerRef<'_>) -> String {
     match at {
         ValuePointerRef::Origin => "body".to_owned(),
@@ -211,18 +234,10 @@ fn path(at: ValuePointerRef<'_>) -> String {
     }
 }
 
-/// Reads a UUID.
+/// Parses a UUID.
+///
+/// # Errors
+/// If it is none.
 pub fn uuid(text: String) -> Result<uuid::Uuid, InvalidValue> {
     text.parse().map_err(|_| InvalidValue("must be a UUID".into()))
-}
-
-/// For values that cannot break a rule.
-impl MergeWithError<Infallible> for BrokenRules {
-    fn merge(
-        _: Option<Self>,
-        never: Infallible,
-        _: ValuePointerRef<'_>,
-    ) -> ControlFlow<Self, Self> {
-        match never {}
-    }
 }

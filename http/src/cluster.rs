@@ -1,9 +1,9 @@
-//! The cluster: all nodes and replicas, as one of them sees the others. Whoever asks, asks the others with the same token.
+//! The cluster: all nodes and replicas as one node sees them. Administrators' requests to the
+//! others are forwarded with the administrator's token.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json as Answer;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -13,7 +13,7 @@ use futures::StreamExt;
 use futures::future::join_all;
 use reqwest::Url;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use shop_persistence::Error;
 use tokio_util::sync::CancellationToken;
 use utoipa::{OpenApi, ToSchema};
@@ -21,161 +21,171 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth::{Access, Routes};
-use crate::body::{Path, read};
+use crate::body::{Json, Path, read_body};
 use crate::client;
 use crate::context::RequestContext;
 use crate::problem::{Failure, Problem, Result};
 
-/// How long a node may take to tell how it fares.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a node may take to send its state.
+const STATE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long it may take to do what an administrator wants.
-const LONG_PATIENCE: Duration = Duration::from_secs(15);
+/// How long a node may take for a forwarded request.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The nodes that are shown together, and where to sign in.
+/// The nodes and replicas of a shop, and the address of the sign-in.
 #[derive(Debug, Clone)]
 pub struct Cluster {
-    peers: Arc<[Peer]>,
+    members: Arc<[Address]>,
     sign_in_url: String,
     client: reqwest::Client,
     closing: CancellationToken,
 }
 
-/// A node or replica.
+/// The address of a node or replica.
 #[derive(Debug, Clone)]
-struct Peer {
-    /// How it is named: host and port.
+struct Address {
+    /// Its name in paths and responses: host and port.
     name: String,
     url: String,
 }
 
 impl Cluster {
-    /// The nodes at these addresses; administrators sign in at `auth_url`.
+    /// The nodes at these addresses. Administrators sign in at `auth_url`.
+    ///
+    /// # Errors
+    /// If an address is not valid, or the HTTP client cannot be built.
     pub fn new(urls: &[String], auth_url: &str) -> Result<Cluster, String> {
-        let mut peers: Vec<Peer> = vec![];
+        let mut members: Vec<Address> = vec![];
         for url in urls {
-            let peer = Peer::at(url)?;
-            if peers.iter().all(|known| known.name != peer.name) {
-                peers.push(peer);
+            let address = Address::parse(url)?;
+            if members.iter().all(|known| known.name != address.name) {
+                members.push(address);
             }
         }
-        let client = reqwest::Client::builder().connect_timeout(PATIENCE / 2).no_proxy().build();
+        let client =
+            reqwest::Client::builder().connect_timeout(STATE_TIMEOUT / 2).no_proxy().build();
         let sign_in_url = format!("{}/api/v1/auth/login", auth_url.trim_end_matches('/'));
         let client = client.map_err(|error| error.to_string())?;
         let closing = CancellationToken::new();
-        Ok(Cluster { peers: peers.into(), sign_in_url, client, closing })
+        Ok(Cluster { members: members.into(), sign_in_url, client, closing })
     }
 
-    fn peer(&self, name: &str) -> Result<&Peer, Error> {
-        let found = self.peers.iter().find(|peer| peer.name == name);
-        found.ok_or(Error::NotFound("node: GET /admin/cluster/actors names them"))
+    fn member(&self, name: &str) -> Result<&Address, Error> {
+        let found = self.members.iter().find(|member| member.name == name);
+        found.ok_or(Error::NotFound("node: GET /admin/cluster/actors lists them"))
     }
 }
 
-impl Peer {
-    fn at(url: &str) -> Result<Peer, String> {
-        let parsed = Url::parse(url).map_err(|error| format!("{url:?} is no address: {error}"))?;
-        let host = parsed.host_str().ok_or_else(|| format!("{url:?} names no host"))?;
+impl Address {
+    fn parse(url: &str) -> Result<Address, String> {
+        let parsed = Url::parse(url).map_err(|error| format!("{url:?} is not a URL: {error}"))?;
+        let host = parsed.host_str().ok_or_else(|| format!("{url:?} has no host"))?;
         let port = parsed.port_or_known_default().unwrap_or_default();
-        Ok(Peer { name: format!("{host}:{port}"), url: url.trim_end_matches('/').to_owned() })
+        Ok(Address { name: format!("{host}:{port}"), url: url.trim_end_matches('/').to_owned() })
     }
 }
 
-/// What lies below a path with slashes, which the router and the documentation write in two ways.
+/// Routes with a forwarded path, whose slashes the router and OpenAPI write in different ways.
 #[derive(OpenApi)]
-#[openapi(paths(look, pass_on))]
-struct Below;
+#[openapi(paths(forward_get, forward_post))]
+struct PathRoutes;
 
-/// Where to sign in, from any node: open to all.
+/// The sign-in, which every node offers.
 pub fn sign_in_routes(cluster: Cluster) -> Routes {
     vec![(Access::Anyone, OpenApiRouter::new().routes(routes!(sign_in)).with_state(cluster))]
 }
 
-/// The routes of the cluster, the same on every node. A stream that is passed on ends when the edge is `closing`.
+/// The routes of the cluster, the same on every node. Forwarded streams end when the server is
+/// `closing`.
 pub fn routes(cluster: Cluster, closing: CancellationToken) -> Routes {
     let cluster = Cluster { closing, ..cluster };
-    let admin = OpenApiRouter::with_openapi(Below::openapi())
-        .routes(routes!(actors))
-        .route("/admin/cluster/{peer}/{*path}", routing::get(look).post(pass_on));
+    let admin = OpenApiRouter::with_openapi(PathRoutes::openapi())
+        .routes(routes!(list_cluster))
+        .route("/admin/cluster/{peer}/{*path}", routing::get(forward_get).post(forward_post));
     vec![(Access::Admin, admin.with_state(cluster))]
 }
 
 /// A node or replica of the cluster.
 #[derive(Debug, Serialize, ToSchema)]
-struct Member {
-    /// What it is called here: host and port.
+struct ClusterMember {
+    /// Its name: host and port.
     #[schema(example = "127.0.0.1:8002")]
     peer: String,
-    /// Where it is.
+    /// Its address.
     #[schema(example = "http://127.0.0.1:8002")]
     url: String,
-    /// Whether it told how it fares.
+    /// Whether it sent its state.
     reachable: bool,
     /// Why it did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
-    /// What it told: as `GET /admin/node`.
+    /// Its state, as in `GET /admin/node`.
     #[serde(flatten)]
-    node: serde_json::Map<String, Value>,
+    node: Map<String, Value>,
 }
 
-/// All nodes and replicas with their actors, asked at the same time; one that is away is shown as unreachable.
+/// All nodes and replicas with their actors, requested concurrently.
+///
+/// Members that do not respond are listed with `"reachable": false`.
 #[utoipa::path(
     get, path = "/admin/cluster/actors", tag = "operations",
-    responses((status = 200, body = Vec<Member>), (status = "default", response = Problem))
+    responses((status = 200, body = Vec<ClusterMember>), (status = "default", response = Problem))
 )]
-async fn actors(State(cluster): State<Cluster>, request: Request) -> Answer<Vec<Member>> {
+async fn list_cluster(
+    State(cluster): State<Cluster>,
+    request: Request,
+) -> Json<Vec<ClusterMember>> {
     let token = request.headers().get(header::AUTHORIZATION).cloned();
-    let asked = cluster.peers.iter().map(|peer| ask(&cluster, peer, token.clone()));
-    Answer(join_all(asked).await)
+    let states = cluster.members.iter().map(|member| read_state(&cluster, member, token.clone()));
+    Json(join_all(states).await)
 }
 
-/// Asks a node how it fares.
-async fn ask(cluster: &Cluster, peer: &Peer, token: Option<HeaderValue>) -> Member {
-    let request = cluster.client.get(format!("{}/admin/node", peer.url)).timeout(PATIENCE);
-    let request = match token {
-        Some(token) => request.header(header::AUTHORIZATION, token),
-        None => request,
-    };
-    let told = async {
-        let answer = client::send(request, format!("ask {}", peer.name)).await?;
-        let status = answer.status();
-        Ok::<_, reqwest::Error>(match status {
-            StatusCode::OK => Ok(answer.json().await?),
-            status => Err(format!("answers {status}")),
+async fn read_state(
+    cluster: &Cluster,
+    member: &Address,
+    token: Option<HeaderValue>,
+) -> ClusterMember {
+    let Address { name, url } = member.clone();
+    let mut request = cluster.client.get(format!("{url}/admin/node")).timeout(STATE_TIMEOUT);
+    if let Some(token) = token {
+        request = request.header(header::AUTHORIZATION, token);
+    }
+    let state = async {
+        let response = client::send(request, format!("GET {name}/admin/node")).await?;
+        Ok(match response.status() {
+            StatusCode::OK => Ok(response.json().await?),
+            status => Err(format!("responds {status}")),
         })
     };
-    let told = told.await.unwrap_or_else(|error| Err(why(&error)));
-    let (node, detail) = match told {
+    let (node, detail) = match state.await.unwrap_or_else(|error| Err(describe(&error))) {
         Ok(node) => (node, None),
-        Err(detail) => (serde_json::Map::new(), Some(detail)),
+        Err(detail) => (Map::new(), Some(detail)),
     };
-    let reachable = detail.is_none();
-    Member { peer: peer.name.clone(), url: peer.url.clone(), reachable, detail, node }
+    ClusterMember { peer: name, url, reachable: detail.is_none(), detail, node }
 }
 
-/// Why a node did not answer, in words.
-fn why(error: &reqwest::Error) -> String {
+/// Why a node sent no state.
+fn describe(error: &reqwest::Error) -> String {
     match error {
         error if error.is_timeout() => {
-            format!("does not answer within {} s", PATIENCE.as_secs())
+            format!("does not respond within {} s", STATE_TIMEOUT.as_secs())
         }
-        error if error.is_connect() => "nothing listens there".to_owned(),
-        error if error.is_decode() => "sent what cannot be read".to_owned(),
-        _ => "broke off".to_owned(),
+        error if error.is_connect() => "refuses the connection".to_owned(),
+        error if error.is_decode() => "sent an invalid response".to_owned(),
+        _ => "closed the connection".to_owned(),
     }
 }
 
-/// What a node tells of itself: an actor, its stream, its history or its audit log.
+/// Forwards a read to a node: an actor, the stream, the history, the audit log or the state.
 #[utoipa::path(
     get, path = "/admin/cluster/{peer}/{path}", tag = "operations",
     params(
         ("peer" = String, Path, example = "127.0.0.1:8002"),
-        ("path" = String, Path, description = "as behind /admin/ there", example = "history")
+        ("path" = String, Path, description = "the path below /admin/", example = "history")
     ),
     responses((status = 200), (status = "default", response = Problem))
 )]
-async fn look(
+async fn forward_get(
     State(cluster): State<Cluster>,
     context: RequestContext,
     Path((peer, path)): Path<(String, String)>,
@@ -184,16 +194,16 @@ async fn look(
     forward(&cluster, &peer, &path, &context.id, request).await
 }
 
-/// Has a node do something with one of its actors.
+/// Forwards an action on an actor to its node.
 #[utoipa::path(
     post, path = "/admin/cluster/{peer}/{path}", tag = "operations",
     params(
         ("peer" = String, Path, example = "127.0.0.1:8002"),
-        ("path" = String, Path, example = "actors/shop/order/relay/restart")
+        ("path" = String, Path, example = "actors/shop/order/broker/relay/restart")
     ),
     responses((status = 202), (status = "default", response = Problem))
 )]
-async fn pass_on(
+async fn forward_post(
     State(cluster): State<Cluster>,
     context: RequestContext,
     Path((peer, path)): Path<(String, String)>,
@@ -202,12 +212,12 @@ async fn pass_on(
     forward(&cluster, &peer, &path, &context.id, request).await
 }
 
-/// What is passed on of a request, besides its body.
+/// The headers of a request that are forwarded.
 const REQUEST_HEADERS: [HeaderName; 3] =
     [header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("idempotency-key")];
 
-/// What is passed back of an answer, besides its body.
-const ANSWER_HEADERS: [HeaderName; 6] = [
+/// The headers of a response that are passed on to the client.
+const RESPONSE_HEADERS: [HeaderName; 6] = [
     header::LINK,
     header::CONTENT_TYPE,
     header::RETRY_AFTER,
@@ -223,63 +233,62 @@ async fn forward(
     request_id: &str,
     request: Request,
 ) -> Result<Response> {
-    let peer = cluster.peer(peer)?;
-    let known = ["actors", "history", "audit", "node"];
-    if !path.starts_with("actors/") && !known.contains(&path) {
-        let detail = "of a node there is: actors/…, history, audit and node";
+    let Address { name, url } = cluster.member(peer)?;
+    if !path.starts_with("actors/") && !["actors", "history", "audit", "node"].contains(&path) {
+        let detail = "the paths of a node are actors/…, history, audit and node";
         return Err(Failure::new(StatusCode::NOT_FOUND, detail));
     }
-    let mut url = Url::parse(&peer.url).map_err(|error| Error::Internal(error.into()))?;
+    let mut url = Url::parse(url).map_err(|error| Error::Internal(error.into()))?;
     let segments = url.path_segments_mut();
-    let mut segments = segments.map_err(|()| Error::Internal("no base for a path".into()))?;
+    let mut segments = segments.map_err(|()| Error::Internal("the URL has no path".into()))?;
     segments.pop_if_empty().push("admin").extend(path.split('/'));
     drop(segments);
     url.set_query(request.uri().query());
-    let mut onward = cluster.client.request(request.method().clone(), url);
-    for name in REQUEST_HEADERS {
-        if let Some(value) = request.headers().get(&name) {
-            onward = onward.header(name, value);
+    let mut forwarded = cluster.client.request(request.method().clone(), url);
+    for header in REQUEST_HEADERS {
+        if let Some(value) = request.headers().get(&header) {
+            forwarded = forwarded.header(header, value);
         }
     }
-    onward = onward.header("x-request-id", request_id);
+    forwarded = forwarded.header("x-request-id", request_id);
     if path != "actors/stream" {
-        onward = onward.timeout(LONG_PATIENCE);
+        forwarded = forwarded.timeout(FORWARD_TIMEOUT);
     }
-    let body = read(request, &()).await?;
-    let answer = client::send(onward.body(body), format!("ask {}", peer.name)).await;
-    let mut response = passed_back(answer, &peer.name, &cluster.closing)?;
-    // The next page is asked for on the same way.
+    let span = format!("{} {name}", request.method());
+    let body = read_body(request, &()).await?;
+    let response = client::send(forwarded.body(body), span).await;
+    let mut response = pass_on(response, name, &cluster.closing)?;
+    // The link to the next page leads through this node as well.
     let link = response.headers().get(header::LINK).and_then(|link| link.to_str().ok());
-    let link =
-        link.map(|link| link.replace("</admin/", &format!("</admin/cluster/{}/", peer.name)));
+    let link = link.map(|link| link.replace("</admin/", &format!("</admin/cluster/{name}/")));
     if let Some(link) = link.and_then(|link| HeaderValue::try_from(link).ok()) {
         response.headers_mut().insert(header::LINK, link);
     }
     Ok(response)
 }
 
-/// An answer of another node, as it came.
-fn passed_back(
-    answer: reqwest::Result<reqwest::Response>,
+/// Passes the response of another node on to the client, as a stream.
+fn pass_on(
+    response: reqwest::Result<reqwest::Response>,
     node: &str,
     closing: &CancellationToken,
 ) -> Result<Response, Error> {
-    let answer = answer.map_err(|error| {
-        tracing::debug!(%error, node, "a node does not answer");
-        Error::Unavailable(format!("the node at {node} does not answer").into())
+    let upstream = response.map_err(|error| {
+        tracing::debug!(%error, node, "a node does not respond");
+        Error::Unavailable(format!("the node at {node} does not respond").into())
     })?;
-    let mut response = answer.status().into_response();
-    for name in ANSWER_HEADERS {
-        if let Some(value) = answer.headers().get(&name) {
-            response.headers_mut().insert(name, value.clone());
+    let mut response = upstream.status().into_response();
+    for header in RESPONSE_HEADERS {
+        if let Some(value) = upstream.headers().get(&header) {
+            response.headers_mut().insert(header, value.clone());
         }
     }
-    *response.body_mut() =
-        Body::from_stream(answer.bytes_stream().take_until(closing.clone().cancelled_owned()));
+    let body = upstream.bytes_stream().take_until(closing.clone().cancelled_owned());
+    *response.body_mut() = Body::from_stream(body);
     Ok(response)
 }
 
-/// Signs in on the auth node, from whichever node: as `POST /api/v1/auth/login` there.
+/// Signs in on the auth node, as `POST /api/v1/auth/login` there.
 #[utoipa::path(
     post, path = "/admin/sign-in", tag = "operations", security(()),
     responses((status = 200), (status = "default", response = Problem))
@@ -289,12 +298,12 @@ async fn sign_in(
     context: RequestContext,
     request: Request,
 ) -> Result<Response> {
-    let mut onward = cluster.client.post(&cluster.sign_in_url).timeout(LONG_PATIENCE);
+    let mut forwarded = cluster.client.post(&cluster.sign_in_url).timeout(FORWARD_TIMEOUT);
     if let Some(value) = request.headers().get(header::CONTENT_TYPE) {
-        onward = onward.header(header::CONTENT_TYPE, value);
+        forwarded = forwarded.header(header::CONTENT_TYPE, value);
     }
-    let body = read(request, &()).await?;
-    let onward = onward.header("x-request-id", &*context.id).body(body);
-    let answer = client::send(onward, "sign in").await;
-    Ok(passed_back(answer, &cluster.sign_in_url, &cluster.closing)?)
+    let body = read_body(request, &()).await?;
+    let forwarded = forwarded.header("x-request-id", &*context.id).body(body);
+    let response = client::send(forwarded, "POST /api/v1/auth/login").await;
+    Ok(pass_on(response, &cluster.sign_in_url, &cluster.closing)?)
 }

@@ -1,8 +1,7 @@
-//! Dead letters: what an administrator sees of them, redrives and drops.
+//! Dead letters: administrators list, redrive and drop them.
 
 use std::sync::Arc;
 
-use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -16,7 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth::{Access, Routes};
-use crate::body::{NoBody, Path, Query};
+use crate::body::{Json, NoBody, Path, Query};
 use crate::idempotency::{Idempotent, IdempotentResponse, KeyHeader};
 use crate::pages::{ListQuery, Page, Paging};
 use crate::problem::{Problem, Result};
@@ -24,32 +23,32 @@ use crate::problem::{Problem, Result};
 /// The routes of a node's dead letters.
 pub fn routes(letters: Addr<Msg>) -> Routes {
     let admin = OpenApiRouter::new()
-        .routes(routes!(list))
-        .routes(routes!(find, drop))
-        .routes(routes!(redrive));
+        .routes(routes!(list_dead_letters))
+        .routes(routes!(find_dead_letter, drop_dead_letter))
+        .routes(routes!(redrive_dead_letter));
     vec![(Access::Admin, admin.with_state(letters))]
 }
 
-/// Which dead letters to list.
+/// A filter of dead letters.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct Which {
-    /// Only those of this queue.
+struct Filter {
+    /// Only those from this queue.
     #[param(example = "product.created")]
     queue: Option<String>,
 }
 
-/// Messages that could not be applied, the oldest first.
+/// The node's dead letters, the oldest first.
 ///
-/// With `limit`, a page of them; the header `Link` leads to the next one.
+/// With `limit`, a page of them; the header `Link` leads to the next page.
 #[utoipa::path(
-    get, path = "/admin/dead-letters", tag = "operations", params(Which, Paging),
+    get, path = "/admin/dead-letters", tag = "operations", params(Filter, Paging),
     responses((status = 200, body = Vec<DeadLetter>), (status = "default", response = Problem))
 )]
-async fn list(
+async fn list_dead_letters(
     State(letters): State<Addr<Msg>>,
-    Query(Which { queue }): Query<Which>,
-    asked: ListQuery<DeadLetterCursor>,
+    Query(Filter { queue }): Query<Filter>,
+    query: ListQuery<DeadLetterCursor>,
 ) -> Result<Response> {
     let path = match &queue {
         Some(queue) => {
@@ -58,58 +57,58 @@ async fn list(
         }
         None => "/admin/dead-letters".to_owned(),
     };
-    let fetch = move |part| {
+    let fetch = move |request| {
         let (letters, queue) = (letters.clone(), queue.clone());
         async move {
-            let page = letters.ask((), |reply| Msg::List(queue, part, reply)).await?;
-            Page::of(page, part, |letter| letter.place()).map(Arc::new)
+            let page = letters.ask((), |reply| Msg::List(queue, request, reply)).await?;
+            Page::render(page, request, |letter| letter.place()).map(Arc::new)
         }
     };
-    asked.answer(&path, fetch).await
+    query.respond(&path, fetch).await
 }
 
-/// One of them.
+/// A dead letter.
 #[utoipa::path(
     get, path = "/admin/dead-letters/{id}", tag = "operations", params(("id" = uuid::Uuid, Path)),
     responses((status = 200, body = DeadLetter), (status = "default", response = Problem))
 )]
-async fn find(
+async fn find_dead_letter(
     State(letters): State<Addr<Msg>>,
     Path(id): Path<DeadLetterId>,
-) -> Result<Answer<DeadLetter>> {
-    Ok(Answer(letters.ask((), |reply| Msg::Find(id, reply)).await?))
+) -> Result<Json<DeadLetter>> {
+    Ok(Json(letters.ask((), |reply| Msg::Find(id, reply)).await?))
 }
 
-/// Tries it again, once its cause is gone.
+/// Applies a dead letter again, after its cause is fixed.
 ///
-/// It is applied, and no dead letter any more; or it still cannot be: then 409 says why, and it stays.
+/// If it can be applied it is deleted; if not, it stays, and 409 gives the reason.
 #[utoipa::path(
     post, path = "/admin/dead-letters/{id}/redrive", tag = "operations",
     params(("id" = uuid::Uuid, Path), KeyHeader),
     responses((status = 200, body = Confirmation), (status = "default", response = Problem))
 )]
-async fn redrive(
+async fn redrive_dead_letter(
     State(letters): State<Addr<Msg>>,
     Path(id): Path<DeadLetterId>,
-    Idempotent(named, NoBody): Idempotent<NoBody>,
+    Idempotent(key, NoBody): Idempotent<NoBody>,
 ) -> Result<IdempotentResponse<Confirmation>> {
-    let once = named.once(StatusCode::OK);
-    let redrive = |reply| Msg::Redrive(id, once, reply);
+    let key = key.with_success(StatusCode::OK);
+    let redrive = |reply| Msg::Redrive(id, key, reply);
     Ok(IdempotentResponse(StatusCode::OK, letters.ask((), redrive).await?))
 }
 
-/// Forgets it for ever.
+/// Deletes a dead letter without applying it.
 #[utoipa::path(
     delete, path = "/admin/dead-letters/{id}", tag = "operations",
     params(("id" = uuid::Uuid, Path), KeyHeader),
     responses((status = 200, body = Confirmation), (status = "default", response = Problem))
 )]
-async fn drop(
+async fn drop_dead_letter(
     State(letters): State<Addr<Msg>>,
     Path(id): Path<DeadLetterId>,
-    Idempotent(named, NoBody): Idempotent<NoBody>,
+    Idempotent(key, NoBody): Idempotent<NoBody>,
 ) -> Result<IdempotentResponse<Confirmation>> {
-    let once = named.once(StatusCode::OK);
-    let drop = |reply| Msg::Drop(id, once, reply);
+    let key = key.with_success(StatusCode::OK);
+    let drop = |reply| Msg::Drop(id, key, reply);
     Ok(IdempotentResponse(StatusCode::OK, letters.ask((), drop).await?))
 }

@@ -1,99 +1,102 @@
-//! What operators call: whether a node lives and is ready, and its metrics.
+//! Health and metrics of a node.
 
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use axum::{Json, Router, routing};
+use axum::{Router, routing};
 use jiff::Timestamp;
 use serde::Serialize;
 use shop_actors::health::{HealthReading, Msg};
 use shop_actors::{Metrics, Readings};
 use shop_persistence::{Database, Error};
 use shop_runtime::Addr;
-use shop_runtime::registry::{ActorKind, ActorMetrics, ActorRegistry, ActorView, Status as Fares};
+use shop_runtime::registry::{ActorKind, ActorMetrics, ActorRegistry, ActorView, Status};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::body::Json;
 use crate::problem::{Failure, Result};
 
-/// How long the database may take to answer before it counts as away.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the database may take to respond before it counts as unavailable.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Many may look at the node every second; its database is read once for all of them.
-const FRESH: Duration = Duration::from_secs(1);
+/// The maximum age of the reading in a node's state: many clients may ask for it every second, and
+/// one query serves them all.
+const MAX_READING_AGE: Duration = Duration::from_secs(1);
 
-/// How long a look at the node waits for its database.
-const GLANCE: Duration = Duration::from_millis(250);
+/// How long a node's state waits for the database.
+const READING_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// What a node's health and metrics are read from.
+/// The sources of a node's health and metrics.
 #[derive(Debug, Clone)]
 pub struct Health {
     /// The node's name.
     pub node: &'static str,
-    /// Its process, by a made-up name.
+    /// A random id of the process.
     pub process: Uuid,
-    /// Since when that runs.
+    /// When the process started.
     pub started_at: Timestamp,
-    /// Its database.
+    /// The node's database.
     pub database: Database,
-    /// Who tells what waits in it.
+    /// The actor that reads the outbox and the dead letters.
     pub health_monitor: Addr<Msg>,
-    /// Whether there is a connection to the broker.
+    /// Whether the broker is connected.
     pub broker: watch::Receiver<bool>,
-    /// The queues that it listens on.
+    /// The queues that the node consumes.
     pub queues: Vec<&'static str>,
-    /// What is measured of its actors.
+    /// The metrics of its actors.
     pub registry: ActorRegistry,
-    /// What it counts.
+    /// Its other metrics.
     pub metrics: Metrics,
 }
 
-/// What a node tells of itself.
+/// The state of a node.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct NodeState {
-    /// Which one.
+    /// The node's name.
     #[schema(example = "order")]
     node: &'static str,
-    /// Of which version.
+    /// The version of the program.
     version: &'static str,
-    /// Nodes of one process give the same.
+    /// The id of the process; nodes of one process have the same.
     process: Uuid,
-    /// Since when it runs.
+    /// When the process started.
     #[schema(value_type = String, format = DateTime)]
     started_at: Timestamp,
-    /// Whether there is a connection to the broker.
+    /// Whether the broker is connected.
     broker: bool,
-    /// Events not yet confirmed by the broker; none while the database does not answer.
+    /// The events that the broker has not confirmed; null while the database is unavailable.
     outbox: Option<Outbox>,
-    /// How many messages could not be applied and wait for a person.
+    /// The number of dead letters; null while the database is unavailable.
     dead_letters: Option<i64>,
 }
 
-/// Events not yet confirmed by the broker.
+/// The events that the broker has not confirmed.
 #[derive(Debug, Serialize, ToSchema)]
 struct Outbox {
-    /// How many.
+    /// The number of events.
     length: i64,
-    /// How many seconds the oldest has waited.
+    /// The age of the oldest, in seconds.
     age_seconds: f64,
 }
 
 impl Health {
-    /// What waits in the database, as it was at most so long ago; none if it does not tell within `patience`.
-    async fn reading(&self, oldest: Duration, patience: Duration) -> Option<HealthReading> {
+    /// A reading of the database that is at most this old; `None` if there is none within the
+    /// timeout.
+    async fn reading(&self, max_age: Duration, timeout: Duration) -> Option<HealthReading> {
         let now = Instant::now();
-        let since = now.checked_sub(oldest).unwrap_or(now);
+        let since = now.checked_sub(max_age).unwrap_or(now);
         let reading = self.health_monitor.ask((), |reply| Msg::Read(since, reply));
-        tokio::time::timeout(patience, reading).await.ok().and_then(Result::ok)
+        tokio::time::timeout(timeout, reading).await.ok().and_then(Result::ok)
     }
 
-    /// What the node tells of itself now.
+    /// The current state of the node.
     pub async fn state(&self) -> NodeState {
-        let reading = self.reading(FRESH, GLANCE).await;
+        let reading = self.reading(MAX_READING_AGE, READING_TIMEOUT).await;
         NodeState {
             node: self.node,
             version: env!("CARGO_PKG_VERSION"),
@@ -109,112 +112,113 @@ impl Health {
     }
 }
 
-/// The routes of a node's operation: open to all, and answered also when all else is refused.
-pub fn routes(vitals: Health) -> Router {
+/// The routes of health and metrics. Anyone may call them, also while the node is overloaded.
+pub fn routes(health: Health) -> Router {
     Router::new()
-        .route("/", routing::get(ok))
-        .route("/health/live", routing::get(ok))
+        .route("/", routing::get(live))
+        .route("/health/live", routing::get(live))
         .route("/health/ready", routing::get(ready))
         .route("/metrics", routing::get(metrics))
-        .with_state(vitals)
+        .with_state(health)
 }
 
 #[derive(Serialize)]
-struct Status {
+struct HealthResponse {
     status: &'static str,
 }
 
-async fn ok() -> Json<Status> {
-    Json(Status { status: "ok" })
+async fn live() -> Json<HealthResponse> {
+    Json(HealthResponse { status: "ok" })
 }
 
-async fn ready(State(vitals): State<Health>) -> Result<Json<Status>> {
-    let database = tokio::time::timeout(PATIENCE, vitals.health_monitor.ask((), Msg::Ping)).await;
-    let mut away = vec![];
+async fn ready(State(health): State<Health>) -> Result<Json<HealthResponse>> {
+    let ping = health.health_monitor.ask((), Msg::Ping);
+    let database = tokio::time::timeout(DATABASE_TIMEOUT, ping).await;
+    let mut unavailable = vec![];
     if !matches!(database, Ok(Ok(()))) {
-        away.push("database");
+        unavailable.push("database");
     }
-    if !*vitals.broker.borrow() {
-        away.push("broker");
+    if !*health.broker.borrow() {
+        unavailable.push("broker");
     }
-    match away.is_empty() {
-        true => Ok(ok().await),
-        false => {
-            let detail = format!("away: {}", away.join(", "));
-            Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, detail))
-        }
+    if unavailable.is_empty() {
+        Ok(live().await)
+    } else {
+        let detail = format!("unavailable: {}", unavailable.join(", "));
+        Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, detail))
     }
 }
 
-async fn metrics(State(vitals): State<Health>) -> Result<impl IntoResponse> {
-    let reading = vitals.reading(Duration::ZERO, PATIENCE).await;
-    let text = read(&vitals, reading)
-        .and_then(|readings| vitals.metrics.render(&readings))
+async fn metrics(State(health): State<Health>) -> Result<impl IntoResponse> {
+    let reading = health.reading(Duration::ZERO, DATABASE_TIMEOUT).await;
+    let text = readings(&health, reading)
+        .and_then(|readings| health.metrics.render(&readings))
         .map_err(|error| Error::Internal(error.into()))?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }
 
-/// A figure of an actor: its name, what it means, and where it is found.
-type ActorFigure = (&'static str, &'static str, fn(&ActorView, &ActorMetrics) -> Option<f64>);
+/// A metric of every actor: name, help and value.
+type ActorMetric = (&'static str, &'static str, fn(&ActorView, &ActorMetrics) -> Option<f64>);
 
-const ACTOR: [ActorFigure; 20] = [
-    ("mailbox_depth", "Messages that wait or are being handled.", |of, _| {
-        Some(of.mailbox_depth as f64)
+const ACTOR_METRICS: [ActorMetric; 20] = [
+    ("mailbox_depth", "Messages in the mailbox, including those being handled.", |actor, _| {
+        Some(actor.mailbox_depth as f64)
     }),
-    ("mailbox_high_water", "The most messages there ever were.", |of, _| {
-        Some(of.mailbox_high_water as f64)
+    ("mailbox_high_water", "Maximum of mailbox_depth since the process started.", |actor, _| {
+        Some(actor.mailbox_high_water as f64)
     }),
-    ("mailbox_capacity", "At most so many messages wait.", |of, _| {
-        // A service takes no more than it can: that is no limit to watch.
-        let limit = of.mailbox_capacity.filter(|_| of.kind != ActorKind::Service);
-        limit.map(|capacity| capacity as f64)
+    ("mailbox_capacity", "Maximum number of messages in the mailbox.", |actor, _| {
+        // A service takes only as many items as it can handle, so that its capacity is no alarm.
+        let capacity = actor.mailbox_capacity.filter(|_| actor.kind != ActorKind::Service);
+        capacity.map(|capacity| capacity as f64)
     }),
-    ("mailbox_handled_total", "Messages handled.", |of, _| Some(of.handled as f64)),
-    ("mailbox_rejected_total", "Messages refused: too many waited.", |of, _| {
-        Some(of.rejected as f64)
+    ("mailbox_handled_total", "Messages handled.", |actor, _| Some(actor.handled as f64)),
+    ("mailbox_rejected_total", "Messages refused because the mailbox was full.", |actor, _| {
+        Some(actor.rejected as f64)
     }),
-    ("mailbox_expired_total", "Messages whose asker had given up.", |of, _| {
-        Some(of.expired as f64)
+    ("mailbox_expired_total", "Messages dropped because their deadline had passed.", |actor, _| {
+        Some(actor.expired as f64)
     }),
-    ("mailbox_lost_total", "Messages that ended with their actor.", |of, _| Some(of.lost as f64)),
-    ("mailbox_wait_seconds_total", "Time that messages waited.", |_, actor_metrics| {
-        Some(actor_metrics.queue_wait().as_secs_f64())
+    ("mailbox_lost_total", "Messages lost because the actor ended.", |actor, _| {
+        Some(actor.lost as f64)
     }),
-    ("mailbox_busy_seconds_total", "Time spent on messages.", |_, actor_metrics| {
-        Some(actor_metrics.busy().as_secs_f64())
+    ("mailbox_wait_seconds_total", "Time that messages waited in the mailbox.", |_, metrics| {
+        Some(metrics.queue_wait().as_secs_f64())
     }),
-    ("mailbox_wait_p50_seconds", "Half of the last messages waited at most so long.", |of, _| {
-        of.mailbox_p50_ms.map(seconds)
+    ("mailbox_busy_seconds_total", "Time spent handling messages.", |_, metrics| {
+        Some(metrics.busy().as_secs_f64())
     }),
-    ("mailbox_wait_p99_seconds", "99 of 100 waited at most so long.", |of, _| {
-        of.mailbox_p99_ms.map(seconds)
+    ("mailbox_wait_p50_seconds", "Median of the recent waits in the mailbox.", |actor, _| {
+        actor.mailbox_p50_ms.map(seconds)
     }),
-    ("handler_p50_seconds", "Half of the last messages took at most so long.", |of, _| {
-        of.handler_p50_ms.map(seconds)
+    ("mailbox_wait_p99_seconds", "99th percentile of recent waits in the mailbox.", |actor, _| {
+        actor.mailbox_p99_ms.map(seconds)
     }),
-    ("handler_p99_seconds", "99 of 100 took at most so long.", |of, _| {
-        of.handler_p99_ms.map(seconds)
+    ("handler_p50_seconds", "Median of the recent handling times.", |actor, _| {
+        actor.handler_p50_ms.map(seconds)
     }),
-    ("handler_max_seconds", "The longest of the last messages.", |of, _| {
-        of.handler_max_ms.map(seconds)
+    ("handler_p99_seconds", "99th percentile of the recent handling times.", |actor, _| {
+        actor.handler_p99_ms.map(seconds)
     }),
-    ("actor_restarts_total", "How often the actor was started again.", |of, _| {
-        Some(of.restarts as f64)
+    ("handler_max_seconds", "Maximum of the recent handling times.", |actor, _| {
+        actor.handler_max_ms.map(seconds)
     }),
-    ("actor_busy_share", "The share of the last second that was spent on messages.", |of, _| {
-        Some(of.busy_share)
+    ("actor_restarts_total", "Restarts of the actor.", |actor, _| Some(actor.restarts as f64)),
+    ("actor_busy_share", "Share of the last second spent handling messages.", |actor, _| {
+        Some(actor.busy_share)
     }),
-    ("actor_stuck", "Whether it has been at one message for over two seconds.", |of, _| {
-        Some(truth(of.status == Fares::Stuck))
+    ("actor_stuck", "1 if a message has been handled for more than two seconds.", |actor, _| {
+        Some(flag(actor.status == Status::Stuck))
     }),
-    ("actor_overloaded", "Whether it refuses messages.", |of, _| {
-        Some(truth(of.status == Fares::Overloaded))
+    ("actor_overloaded", "1 if the actor refuses messages.", |actor, _| {
+        Some(flag(actor.status == Status::Overloaded))
     }),
-    ("actor_restarting", "Whether it died and waits to be started again.", |of, _| {
-        Some(truth(of.status == Fares::Restarting))
+    ("actor_restarting", "1 if the actor failed and waits for its restart.", |actor, _| {
+        Some(flag(actor.status == Status::Restarting))
     }),
-    ("actor_away", "Whether it was stopped or paused.", |of, _| {
-        Some(truth(matches!(of.status, Fares::Stopped | Fares::Paused | Fares::Draining)))
+    ("actor_unavailable", "1 if the actor is stopped, paused or draining.", |actor, _| {
+        let unavailable = [Status::Stopped, Status::Paused, Status::Draining];
+        Some(flag(unavailable.contains(&actor.status)))
     }),
 ];
 
@@ -222,47 +226,50 @@ fn seconds(milliseconds: f64) -> f64 {
     milliseconds / 1e3
 }
 
-fn truth(is_so: bool) -> f64 {
-    f64::from(u8::from(is_so))
+fn flag(is_set: bool) -> f64 {
+    f64::from(u8::from(is_set))
 }
 
-/// Reads the figures that are not counted. Those in the database are left out while it is away.
-fn read(vitals: &Health, stored: Option<HealthReading>) -> prometheus::Result<Readings> {
-    let readings = Readings::new(vitals.node)?;
-    let all_metrics = vitals.registry.all_metrics();
-    let actors: Vec<_> = all_metrics
-        .iter()
-        .map(|actor_metrics| (ActorView::of(actor_metrics), actor_metrics))
-        .collect();
-    for (name, help, figure) in ACTOR {
-        let each = actors.iter();
-        let each = each
-            .filter_map(|(of, actor_metrics)| Some((of.path.clone(), figure(of, actor_metrics)?)));
-        readings.add(name, help, "actor", each)?;
+/// The metrics that are computed when they are read. Those of the database are missing while it is
+/// unavailable.
+fn readings(health: &Health, stored: Option<HealthReading>) -> prometheus::Result<Readings> {
+    let readings = Readings::new(health.node)?;
+    add_actors(health, &readings)?;
+    if let Some(stored) = stored {
+        add_stored(health, stored, &readings)?;
     }
-    if let Some(HealthReading { outbox_length, outbox_age_seconds, dead_letters }) = stored {
-        let of = |queue: &str| dead_letters.get(queue).map_or(0.0, |count| *count as f64);
-        let each = vitals.queues.iter().map(|queue| (queue.to_string(), of(queue)));
-        let help = "Messages that could not be applied and wait for a person.";
-        readings.add("dead_letters", help, "queue", each)?;
-        let outbox = |figure| [("outbox".to_owned(), figure)];
-        readings.add(
-            "outbox_length",
-            "Events not yet confirmed by the broker.",
-            "table",
-            outbox(outbox_length as f64),
-        )?;
-        readings.add(
-            "outbox_age_seconds",
-            "How long the oldest of them has waited.",
-            "table",
-            outbox(outbox_age_seconds),
-        )?;
-    }
-    let connections = vitals.database.connections();
+    let connections = health.database.connections();
     let connections = connections.map(|(state, count)| (state.to_owned(), f64::from(count)));
     readings.add("pool_connections", "Connections to the database.", "state", connections)?;
-    let broker = [("broker".to_owned(), truth(*vitals.broker.borrow()))];
-    readings.add("up", "Whether there is a connection.", "to", broker)?;
+    let broker = [("broker".to_owned(), flag(*health.broker.borrow()))];
+    readings.add("up", "1 if the node is connected.", "to", broker)?;
     Ok(readings)
+}
+
+fn add_actors(health: &Health, readings: &Readings) -> prometheus::Result<()> {
+    let all = health.registry.all_metrics();
+    let actors: Vec<_> = all.iter().map(|metrics| (ActorView::of(metrics), metrics)).collect();
+    for (name, help, value) in ACTOR_METRICS {
+        let values = actors
+            .iter()
+            .filter_map(|(view, metrics)| Some((view.path.clone(), value(view, metrics)?)));
+        readings.add(name, help, "actor", values)?;
+    }
+    Ok(())
+}
+
+fn add_stored(
+    health: &Health,
+    stored: HealthReading,
+    readings: &Readings,
+) -> prometheus::Result<()> {
+    let HealthReading { outbox_length, outbox_age_seconds, dead_letters } = stored;
+    let count = |queue: &str| dead_letters.get(queue).map_or(0.0, |count| *count as f64);
+    let counts = health.queues.iter().map(|queue| (queue.to_string(), count(queue)));
+    readings.add("dead_letters", "Dead letters of the queue.", "queue", counts)?;
+    let outbox = |value| [("outbox".to_owned(), value)];
+    let help = "Events that the broker has not confirmed.";
+    readings.add("outbox_length", help, "table", outbox(outbox_length as f64))?;
+    let help = "Age of the oldest event that the broker has not confirmed.";
+    readings.add("outbox_age_seconds", help, "table", outbox(outbox_age_seconds))
 }

@@ -1,4 +1,5 @@
-//! The edge of a node: routes, bodies, tokens, status codes, and the API's documentation. The only crate that knows axum.
+//! The HTTP API of the nodes: routes, bodies, authentication, error responses, OpenAPI documents and
+//! the inspector. The only crate that uses axum.
 
 mod actors;
 mod admin_page;
@@ -35,7 +36,7 @@ pub use keys::{Algorithm, Keys, UserTokenKey};
 pub use pages::Page;
 pub use peers::Peers;
 pub use response_cache::ResponseCache;
-pub use resync::{Copies, Resync};
+pub use resync::{ReplicatedTables, Resync};
 pub use server::{HttpServer, Shutdown};
 pub use snapshot::SnapshotApi;
 pub use users::Auth;
@@ -43,7 +44,7 @@ pub use verification::RemoteVerifier;
 
 use shop_runtime::Addr;
 
-/// What a node's clients may call, and whom it asks.
+/// The API of a node, with what its routes use.
 #[derive(Clone, Debug)]
 pub enum Api {
     /// The auth node's.

@@ -1,6 +1,5 @@
-//! Orders: placing, reading, changing an item.
+//! The order node's API: placing, reading and changing orders.
 
-use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
 use deserr::Deserr;
@@ -15,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth::{Access, Routes};
-use crate::body::{BrokenRules, Json, Path, uuid};
+use crate::body::{Json, Path, ValidationErrors, uuid};
 use crate::context::Authenticated;
 use crate::idempotency::{Idempotent, IdempotentResponse, KeyHeader};
 use crate::problem::{Problem, Result};
@@ -23,17 +22,17 @@ use crate::problem::{Problem, Result};
 /// The order node's routes.
 pub fn routes(orders: Addr<Msg>) -> Routes {
     let user = OpenApiRouter::new()
-        .routes(routes!(place))
-        .routes(routes!(find))
+        .routes(routes!(place_order))
+        .routes(routes!(find_order))
         .routes(routes!(set_quantity));
     vec![(Access::User, user.with_state(orders))]
 }
 
 /// An order to place.
 #[derive(Debug, Deserr, ToSchema)]
-#[deserr(error = BrokenRules)]
+#[deserr(error = ValidationErrors)]
 struct PlaceOrder {
-    /// Whose it shall be: the caller's own, or for an administrator anybody's.
+    /// The customer: the caller, or any user if the caller is an administrator.
     #[deserr(try_from(String) = uuid -> InvalidValue)]
     #[schema(value_type = uuid::Uuid)]
     user_id: UserId,
@@ -43,14 +42,14 @@ struct PlaceOrder {
     items: Vec<OrderItem>,
 }
 
-/// An item to order.
+/// An item of an order.
 #[derive(Debug, Deserr, ToSchema)]
-#[deserr(error = BrokenRules)]
+#[deserr(error = ValidationErrors)]
 struct OrderItem {
-    /// What.
+    /// The product.
     #[schema(example = 7)]
     product_id: ProductId,
-    /// How many of it.
+    /// How many pieces.
     #[deserr(try_from(i64) = orders::quantity -> InvalidValue)]
     #[schema(minimum = 1, maximum = 1_000_000, example = 2)]
     quantity: i64,
@@ -61,50 +60,50 @@ fn some_items(items: Vec<OrderItem>) -> Result<Vec<OrderItem>, InvalidValue> {
     Ok(items)
 }
 
-/// Places an order: all of it or none of it.
+/// Places an order, completely or not at all.
 #[utoipa::path(
     post, path = "/order", tag = "orders", params(KeyHeader), request_body = PlaceOrder,
     responses((status = 201, body = Order), (status = "default", response = Problem))
 )]
-async fn place(
+async fn place_order(
     State(orders): State<Addr<Msg>>,
     Authenticated(caller): Authenticated,
-    Idempotent(named, Json(PlaceOrder { user_id, items })): Idempotent<Json<PlaceOrder>>,
+    Idempotent(key, Json(PlaceOrder { user_id, items })): Idempotent<Json<PlaceOrder>>,
 ) -> Result<IdempotentResponse<Order>> {
     let items = items.into_iter().map(|item| (item.product_id, item.quantity)).collect();
     let new = NewOrder::new(user_id, items)?;
-    let once = named.once(StatusCode::CREATED);
-    let place = |reply| Msg::Place(new, caller, once, reply);
+    let key = key.with_success(StatusCode::CREATED);
+    let place = |reply| Msg::Place(new, caller, key, reply);
     Ok(IdempotentResponse(StatusCode::CREATED, orders.ask_batched(MAX_BATCH, place).await?))
 }
 
-/// An order, for its owner or an administrator.
+/// An order, for its customer or an administrator.
 #[utoipa::path(
     get, path = "/order/{order_id}", tag = "orders", params(("order_id" = i64, Path)),
     responses((status = 200, body = Order), (status = "default", response = Problem))
 )]
-async fn find(
+async fn find_order(
     State(orders): State<Addr<Msg>>,
     Authenticated(caller): Authenticated,
     Path(id): Path<OrderId>,
-) -> Result<Answer<Order>> {
-    Ok(Answer(orders.ask(id, |reply| Msg::Find(id, caller, reply)).await?))
+) -> Result<Json<Order>> {
+    Ok(Json(orders.ask(id, |reply| Msg::Find(id, caller, reply)).await?))
 }
 
-/// How many pieces an item shall have.
+/// A new quantity of an item.
 #[derive(Debug, Deserr, ToSchema)]
-#[deserr(error = BrokenRules)]
+#[deserr(error = ValidationErrors)]
 struct SetQuantity {
-    /// Which item of the order.
+    /// The item.
     #[schema(example = 31)]
     order_item_id: ItemId,
-    /// How many of it.
+    /// How many pieces.
     #[deserr(try_from(i64) = orders::quantity -> InvalidValue)]
     #[schema(minimum = 1, maximum = 1_000_000, example = 3)]
     quantity: i64,
 }
 
-/// Changes how many pieces an item has, for its owner or an administrator.
+/// Changes the quantity of an item, for the order's customer or an administrator.
 #[utoipa::path(
     put, path = "/update_order/{order_id}", tag = "orders",
     params(("order_id" = i64, Path), KeyHeader), request_body = SetQuantity,
@@ -114,10 +113,10 @@ async fn set_quantity(
     State(orders): State<Addr<Msg>>,
     Authenticated(caller): Authenticated,
     Path(id): Path<OrderId>,
-    Idempotent(named, Json(new)): Idempotent<Json<SetQuantity>>,
+    Idempotent(key, Json(new)): Idempotent<Json<SetQuantity>>,
 ) -> Result<IdempotentResponse<Item>> {
     let SetQuantity { order_item_id: item, quantity } = new;
-    let once = named.once(StatusCode::OK);
-    let set = |reply| Msg::SetQuantity(id, item, quantity, caller, once, reply);
+    let key = key.with_success(StatusCode::OK);
+    let set = |reply| Msg::SetQuantity(id, item, quantity, caller, key, reply);
     Ok(IdempotentResponse(StatusCode::OK, orders.ask(id, set).await?))
 }

@@ -1,4 +1,4 @@
-//! Lists as they go to clients: by pages or whole, compressed where the client takes it, and only when they have changed.
+//! Lists for clients: in pages or whole, compressed if the client accepts it, and with an `ETag`.
 
 use std::io::Write;
 use std::str::FromStr;
@@ -21,24 +21,24 @@ use uuid::Uuid;
 use crate::body::Query;
 use crate::problem::{Failure, Result};
 
-/// A list that is asked for whole is read and sent in pages of so many, one after the other.
-pub const WHOLE: Limit = Limit(1000);
+/// The size of the pages in which a whole list is read and sent.
+pub const STREAM_PAGE: Limit = Limit(1000);
 
-/// Less is not worth compressing.
-const SMALL: usize = 1024;
+/// The size from which a page is compressed, in bytes.
+const MIN_COMPRESSED_LEN: usize = 1024;
 
-/// Which part of a list is asked for.
+/// Which page of a list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Paging {
-    /// At most so many; without it the list is whole.
+    /// The maximum number of entries; without it the list is whole.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 1000)]
     limit: Option<Limit>,
-    /// Where the page begins, as the header `Link` of the page before says.
+    /// Where the page begins: the cursor in the header `Link` of the page before.
     cursor: Option<String>,
 }
 
-/// How many things a page may hold.
+/// The maximum number of entries in a page.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "i64")]
 pub struct Limit(i64);
@@ -49,8 +49,8 @@ impl Limit {
         self.0 as usize
     }
 
-    /// How many are read for a page: one more says whether there is a next page.
-    pub fn part(self) -> i64 {
+    /// How many entries are read for a page: one more tells whether there is a next page.
+    pub fn with_lookahead(self) -> i64 {
         self.0 + 1
     }
 }
@@ -63,70 +63,75 @@ impl TryFrom<i64> for Limit {
     }
 }
 
-/// The value of the header that leads to the next page.
+/// The value of the header `Link` to the next page.
 pub fn link(next: &str) -> String {
     format!("<{next}>; rel=\"next\"")
 }
 
-/// A page of a list, as it goes to clients.
+/// A page of a list, rendered.
 #[derive(Debug)]
 pub struct Page {
-    /// An array of JSON.
+    /// A JSON array.
     json: Bytes,
-    /// Where the next page begins, if there is one.
+    /// The cursor of the next page, if there is one.
     next: Option<String>,
-    tag: OnceLock<Tag>,
+    etags: OnceLock<ETags>,
     compressed: OnceLock<Bytes>,
 }
 
-/// Tells one content from another (RFC 9110, 8.8.3), plain and compressed.
+/// The `ETag`s of a page's plain and compressed form (RFC 9110, 8.8.3).
 #[derive(Debug)]
-struct Tag {
+struct ETags {
     plain: HeaderValue,
     compressed: HeaderValue,
 }
 
 impl Page {
-    /// The page of a list that asking for this part has brought; one thing more than fits is the first of the next page.
-    pub fn of<T: Serialize, C: ToString, A>(
-        mut things: Vec<T>,
-        part: PageRequest<A>,
-        place: impl FnOnce(&T) -> C,
+    /// Renders the entries that were read for a page request. The one beyond the page's limit says
+    /// that there is a next page.
+    ///
+    /// # Errors
+    /// If an entry cannot be serialised.
+    pub fn render<T: Serialize, C: ToString, A>(
+        mut entries: Vec<T>,
+        request: PageRequest<A>,
+        cursor: impl FnOnce(&T) -> C,
     ) -> Result<Page, Error> {
-        let more = things.len() as i64 == part.limit;
-        things.truncate(usize::try_from(part.limit - 1).unwrap_or_default());
-        let next = things.last().filter(|_| more).map(|last| place(last).to_string());
+        let has_more = entries.len() as i64 == request.limit;
+        entries.truncate(usize::try_from(request.limit - 1).unwrap_or_default());
+        let next = entries.last().filter(|_| has_more).map(|last| cursor(last).to_string());
         let json =
-            serde_json::to_vec(&things).map_err(|error| Error::Internal(error.into()))?.into();
-        Ok(Page { json, next, tag: OnceLock::new(), compressed: OnceLock::new() })
+            serde_json::to_vec(&entries).map_err(|error| Error::Internal(error.into()))?.into();
+        Ok(Page { json, next, etags: OnceLock::new(), compressed: OnceLock::new() })
     }
 
-    /// How many bytes it takes, without and with its compressed form.
+    /// The approximate size of both forms, in bytes.
     pub fn weight(&self) -> usize {
         self.json.len() * 5 / 4
     }
 
-    fn tag(&self) -> &Tag {
-        self.tag.get_or_init(|| {
+    fn etags(&self) -> &ETags {
+        self.etags.get_or_init(|| {
             let hash = Uuid::new_v5(&Uuid::NAMESPACE_OID, &self.json).simple();
             let value = |text: String| {
                 HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("\"\""))
             };
-            Tag {
+            ETags {
                 plain: value(format!("\"{hash}\"")),
                 compressed: value(format!("\"{hash}-gzip\"")),
             }
         })
     }
 
-    /// Compressed once, however many ask for it. Fast rather than small: a page of a thousand takes about a millisecond.
+    /// Compressed once for all requests, and fast rather than small: a page of a thousand entries
+    /// takes about a millisecond.
     fn compressed(&self) -> Bytes {
-        let compress = || gzip(&self.json).expect("memory takes all that is written").into();
+        let compress = || gzip(&self.json).expect("writing to memory does not fail").into();
         self.compressed.get_or_init(compress).clone()
     }
 
-    /// What stands between the brackets.
-    fn inner(&self) -> Bytes {
+    /// The JSON array without its brackets.
+    fn entries(&self) -> Bytes {
         self.json.slice(1..self.json.len() - 1)
     }
 }
@@ -137,14 +142,14 @@ fn gzip(json: &[u8]) -> std::io::Result<Vec<u8>> {
     encoder.finish()
 }
 
-/// A list, as it is asked for.
+/// What a client asks of a list: a page or the whole list, and in which form.
 #[derive(Debug)]
 pub struct ListQuery<C> {
     limit: Option<Limit>,
     after: Option<C>,
-    takes_gzip: bool,
-    /// The tags of what the client has already.
-    has: Option<HeaderValue>,
+    accepts_gzip: bool,
+    /// The `ETag`s of what the client has.
+    if_none_match: Option<HeaderValue>,
 }
 
 impl<S: Send + Sync, C: FromStr> FromRequestParts<S> for ListQuery<C> {
@@ -153,18 +158,21 @@ impl<S: Send + Sync, C: FromStr> FromRequestParts<S> for ListQuery<C> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<ListQuery<C>, Failure> {
         let Query(Paging { limit, cursor }) = Query::from_request_parts(parts, state).await?;
         let after = cursor.map(|cursor| cursor.parse()).transpose().map_err(|_| {
-            let detail = "the cursor cannot be read; take the one of the last page's header Link";
+            let detail = "the cursor is not valid; use the one in the last page's header Link";
             Failure::new(StatusCode::BAD_REQUEST, detail)
         })?;
-        let has = parts.headers.get(header::IF_NONE_MATCH).cloned();
-        Ok(ListQuery { limit, after, takes_gzip: takes_gzip(&parts.headers), has })
+        let if_none_match = parts.headers.get(header::IF_NONE_MATCH).cloned();
+        let accepts_gzip = accepts_gzip(&parts.headers);
+        Ok(ListQuery { limit, after, accepts_gzip, if_none_match })
     }
 }
 
-/// Whether the client takes what is compressed with gzip (RFC 9110, 12.5.3).
-fn takes_gzip(headers: &HeaderMap) -> bool {
-    let taken = headers.get_all(header::ACCEPT_ENCODING).iter();
-    taken.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|coding| {
+/// Whether the client accepts gzip (RFC 9110, 12.5.3).
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT_ENCODING).iter();
+    let mut codings =
+        values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    codings.any(|coding| {
         let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
         let weight = weight.trim().strip_prefix("q=").map(str::parse::<f32>);
         name.trim().eq_ignore_ascii_case("gzip") && !weight.is_some_and(|weight| weight == Ok(0.0))
@@ -172,9 +180,12 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
 }
 
 impl<C: FromStr + Send + 'static> ListQuery<C> {
-    /// Answers with the page that is asked for, or else with the whole list. `fetch` brings a part of it; `path` is where
-    /// the list is, with what it is filtered by.
-    pub async fn answer<F>(
+    /// Responds with the requested page, or with the whole list. `fetch` reads a page; `path` is the
+    /// list's path with its filter.
+    ///
+    /// # Errors
+    /// Those of `fetch` for the first page.
+    pub async fn respond<F>(
         self,
         path: &str,
         fetch: impl Fn(PageRequest<C>) -> F + Send + 'static,
@@ -182,70 +193,62 @@ impl<C: FromStr + Send + 'static> ListQuery<C> {
     where
         F: Future<Output = Result<Arc<Page>, Error>> + Send + 'static,
     {
-        let ListQuery { limit, after, takes_gzip, has } = self;
-        let length = limit.unwrap_or(WHOLE);
-        let page = fetch(PageRequest { after, limit: length.part() }).await?;
-        match (limit, &page.next) {
-            (None, Some(_)) => Ok(whole(page, fetch)),
-            (None, None) => Ok(answer(&page, None, takes_gzip, has)),
-            (Some(_), next) => {
-                let and = if path.contains('?') { '&' } else { '?' };
-                let next = next.as_ref();
-                let next =
-                    next.map(|next| link(&format!("{path}{and}limit={}&cursor={next}", length.0)));
-                Ok(answer(&page, next, takes_gzip, has))
+        let ListQuery { limit, after, accepts_gzip, if_none_match } = self;
+        let size = limit.unwrap_or(STREAM_PAGE);
+        let page = fetch(PageRequest { after, limit: size.with_lookahead() }).await?;
+        if limit.is_none() && page.next.is_some() {
+            return Ok(stream_all(page, fetch));
+        }
+        let mut response = page_response(&page, accepts_gzip, if_none_match);
+        if let (Some(Limit(limit)), Some(cursor)) = (limit, &page.next) {
+            let separator = if path.contains('?') { '&' } else { '?' };
+            let next = link(&format!("{path}{separator}limit={limit}&cursor={cursor}"));
+            if let Ok(next) = HeaderValue::try_from(next) {
+                response.headers_mut().insert(header::LINK, next);
             }
         }
+        Ok(response)
     }
 }
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// Who has it may keep it, but must ask whether it is still so: it is for who is signed in.
-const ASK_AGAIN: HeaderValue = HeaderValue::from_static("private, no-cache");
+/// The client may store the page for its user and must revalidate it.
+const REVALIDATE: HeaderValue = HeaderValue::from_static("private, no-cache");
 
-fn answer(
-    page: &Page,
-    link: Option<String>,
-    takes_gzip: bool,
-    has: Option<HeaderValue>,
-) -> Response {
-    let tag = page.tag();
-    let is_compressed = takes_gzip && page.json.len() >= SMALL;
-    let content = if is_compressed { &tag.compressed } else { &tag.plain };
-    let mut response = match has.is_some_and(|has| is_among(&has, tag)) {
-        true => StatusCode::NOT_MODIFIED.into_response(),
-        false => {
-            let json = if is_compressed { page.compressed() } else { page.json.clone() };
-            let mut response = Response::new(Body::from(json));
-            response.headers_mut().insert(header::CONTENT_TYPE, JSON);
-            if is_compressed {
-                let gzip = HeaderValue::from_static("gzip");
-                response.headers_mut().insert(header::CONTENT_ENCODING, gzip);
-            }
-            response
-        }
-    };
+/// A page, or 304 if the client has it.
+fn page_response(page: &Page, accepts_gzip: bool, if_none_match: Option<HeaderValue>) -> Response {
+    let etags = page.etags();
+    let is_compressed = accepts_gzip && page.json.len() >= MIN_COMPRESSED_LEN;
+    let mut response = Response::default();
     let headers = response.headers_mut();
-    headers.insert(header::ETAG, content.clone());
-    headers.insert(header::CACHE_CONTROL, ASK_AGAIN);
+    let etag = if is_compressed { &etags.compressed } else { &etags.plain };
+    headers.insert(header::ETAG, etag.clone());
+    headers.insert(header::CACHE_CONTROL, REVALIDATE);
     headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
-    if let Some(link) = link.and_then(|link| HeaderValue::try_from(link).ok()) {
-        headers.insert(header::LINK, link);
+    if if_none_match.is_some_and(|header| matches(&header, etags)) {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        return response;
     }
+    headers.insert(header::CONTENT_TYPE, JSON);
+    if is_compressed {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    let json = if is_compressed { page.compressed() } else { page.json.clone() };
+    *response.body_mut() = Body::from(json);
     response
 }
 
-/// Whether the client has this content in one of its forms (RFC 9110, 13.1.2).
-fn is_among(has: &HeaderValue, tag: &Tag) -> bool {
-    let tags = has.to_str().unwrap_or_default().split(',').map(str::trim);
-    let mut strong = tags.map(|tag| tag.strip_prefix("W/").unwrap_or(tag));
-    strong.any(|has| has == "*" || *has == tag.plain || *has == tag.compressed)
+/// Whether `If-None-Match` names one of the forms (RFC 9110, 13.1.2).
+fn matches(if_none_match: &HeaderValue, etags: &ETags) -> bool {
+    let named = if_none_match.to_str().unwrap_or_default().split(',').map(str::trim);
+    let mut named = named.map(|etag| etag.strip_prefix("W/").unwrap_or(etag));
+    named.any(|etag| etag == "*" || *etag == etags.plain || *etag == etags.compressed)
 }
 
-/// Sends the list page by page: the next one is read when the client has taken the last, so that no list is too long. If one
-/// cannot be read the answer breaks off, and the client sees that it did.
-fn whole<C: FromStr + Send + 'static, F>(
+/// Sends a list page by page. The next page is read when the client has received the last, so that
+/// the list's length does not bound the memory. If a page cannot be read, the response is aborted.
+fn stream_all<C: FromStr + Send + 'static, F>(
     first: Arc<Page>,
     fetch: impl Fn(PageRequest<C>) -> F + Send + 'static,
 ) -> Response
@@ -253,21 +256,22 @@ where
     F: Future<Output = Result<Arc<Page>, Error>> + Send + 'static,
 {
     let start = (Bytes::from_static(b"["), Some(first), fetch);
-    let pages = stream::try_unfold(start, move |(before, page, fetch)| async move {
+    let pages = stream::try_unfold(start, move |(prefix, page, fetch)| async move {
         let Some(page) = page else { return Ok(None) };
         let next = match &page.next {
-            Some(place) => {
+            Some(cursor) => {
                 let after =
-                    place.parse().map_err(|_| Error::Internal("an unreadable cursor".into()))?;
-                Some(fetch(PageRequest { after: Some(after), limit: WHOLE.part() }).await?)
+                    cursor.parse().map_err(|_| Error::Internal("an invalid cursor".into()))?;
+                let limit = STREAM_PAGE.with_lookahead();
+                Some(fetch(PageRequest { after: Some(after), limit }).await?)
             }
             None => None,
         };
-        let goes_on = next.iter().any(|next| !next.inner().is_empty());
-        let between = Bytes::from_static(if goes_on { b"," } else { b"" });
+        let has_more = next.iter().any(|next| !next.entries().is_empty());
+        let separator = Bytes::from_static(if has_more { b"," } else { b"" });
         let end = Bytes::from_static(if next.is_none() { b"]" } else { b"" });
-        let sent = stream::iter([before, page.inner(), end].map(Ok::<_, Error>));
-        Ok::<_, Error>(Some((sent, (between, next, fetch))))
+        let sent = stream::iter([prefix, page.entries(), end].map(Ok::<_, Error>));
+        Ok::<_, Error>(Some((sent, (separator, next, fetch))))
     });
     ([(header::CONTENT_TYPE, JSON)], Body::from_stream(pages.try_flatten())).into_response()
 }

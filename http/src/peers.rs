@@ -1,4 +1,4 @@
-//! The other nodes, as one node asks them for their books.
+//! The other nodes' snapshots, read over HTTP with a node token.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,40 +14,43 @@ use uuid::Uuid;
 use crate::client::send;
 use crate::keys::NodeTokenKey;
 
-/// How long another node may take to be there.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a connection to another node may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long it may take for a page: a little more than it gives its database.
-const PATIENCE: Duration = Duration::from_secs(65);
+/// How long a page may take: a little longer than the other node's database may take.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(65);
 
 /// The three nodes.
 #[derive(Debug, Clone)]
 pub struct Peers {
     /// The auth node.
     pub auth: Peer,
-    /// The catalog.
+    /// The catalog node.
     pub catalog: Peer,
     /// The order node.
     pub order: Peer,
 }
 
 impl Peers {
-    /// The nodes at these addresses, as the node `me` sees them.
+    /// The nodes at these addresses. `local` is the name of the node that reads.
+    ///
+    /// # Errors
+    /// If the HTTP client cannot be built.
     pub fn new(
-        me: &'static str,
+        local: &'static str,
         tokens: &Arc<NodeTokenKey>,
         auth_url: &str,
         catalog_url: &str,
         order_url: &str,
     ) -> reqwest::Result<Peers> {
         let client = reqwest::Client::builder()
-            .connect_timeout(CONNECT_PATIENCE)
-            .timeout(PATIENCE)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(PAGE_TIMEOUT)
             .no_proxy()
             .build()?;
         let peer = |name, url: &str| Peer {
             name,
-            me,
+            local,
             url: url.trim_end_matches('/').to_owned(),
             tokens: tokens.clone(),
             client: client.clone(),
@@ -64,46 +67,49 @@ impl Peers {
 #[derive(Debug, Clone)]
 pub struct Peer {
     name: &'static str,
-    me: &'static str,
+    local: &'static str,
     url: String,
     tokens: Arc<NodeTokenKey>,
     client: reqwest::Client,
 }
 
 impl Peer {
-    async fn read<T: DeserializeOwned>(&self, book: String) -> Result<T> {
+    async fn read<T: DeserializeOwned>(&self, page: String) -> Result<T> {
         let name = self.name;
-        let token = self.tokens.sign(self.me)?;
-        let request = self.client.get(format!("{}/admin/books/{book}", self.url));
-        let span = format!("GET /admin/books/{}", book.split('?').next().unwrap_or_default());
-        let answer = match send(request.bearer_auth(token), span).await {
-            Ok(answer) => answer,
+        let token = self.tokens.sign(self.local)?;
+        let request = self.client.get(format!("{}/admin/snapshot/{page}", self.url));
+        let path = page.split('?').next().unwrap_or_default();
+        let span = format!("GET /admin/snapshot/{path}");
+        let response = match send(request.bearer_auth(token), span).await {
+            Ok(response) => response,
             Err(error) => {
-                tracing::debug!(%error, node = name, "a node does not answer");
-                return Err(Error::Unavailable(format!("the {name} node is away").into()));
+                tracing::debug!(%error, node = name, "a node does not respond");
+                return Err(Error::Unavailable(format!("the {name} node does not respond").into()));
             }
         };
-        let why = match answer.status().as_u16() {
-            200 => match answer.json().await {
+        let problem = match response.status().as_u16() {
+            200 => match response.json().await {
                 Ok(page) => return Ok(page),
                 Err(error) => {
-                    tracing::debug!(%error, node = name, "a node's answer cannot be read");
-                    "sent what cannot be read, or broke off".to_owned()
+                    tracing::debug!(%error, node = name, "a node's response cannot be read");
+                    "sent an invalid response or closed the connection".to_owned()
                 }
             },
-            401 | 403 => "does not take our word: is jwt.secret_key the same there?".to_owned(),
-            404 => {
-                format!("has no books: is cluster.{name}_url right, and the node of this version?")
+            401 | 403 => {
+                "does not accept this node's token: is jwt.secret_key the same there?".to_owned()
             }
-            status => format!("does not show its books: it answers {status}"),
+            404 => format!(
+                "has no snapshot: is cluster.{name}_url correct, and does the node have this version?"
+            ),
+            status => format!("does not send its snapshot: it responds {status}"),
         };
-        Err(Error::Unavailable(format!("the {name} node {why}").into()))
+        Err(Error::Unavailable(format!("the {name} node {problem}").into()))
     }
 }
 
 impl Snapshot for Peer {
     async fn users(&self, after: UserId, limit: i64) -> Result<Vec<UserRecord>> {
-        self.read(format!("people?after={after}&limit={limit}")).await
+        self.read(format!("users?after={after}&limit={limit}")).await
     }
 
     async fn products(&self, after: ProductId, limit: i64, before: Uuid) -> Result<Vec<Stock>> {

@@ -1,4 +1,4 @@
-//! Failures as clients see them: problem details (RFC 9457).
+//! Error responses: problem details (RFC 9457).
 
 use std::borrow::Cow;
 
@@ -8,27 +8,27 @@ use serde::Serialize;
 use shop_persistence::{Error, FieldError};
 use utoipa::{ToResponse, ToSchema};
 
-/// What went wrong, and what to do about it (RFC 9457).
+/// An error (RFC 9457).
 #[derive(Debug, Serialize, ToSchema, ToResponse)]
 #[response(
-    description = "It was not done: the status and the detail say why, and what to do",
+    description = "The request was not carried out; `detail` says why and what to do.",
     content_type = "application/problem+json"
 )]
 pub struct Problem {
-    /// What kind of problem; `about:blank` says that the status tells it all.
+    /// The kind of problem; `about:blank` has no meaning beyond the status.
     #[serde(rename = "type")]
     #[schema(example = "about:blank")]
     kind: &'static str,
-    /// The status in words.
+    /// The status as text.
     #[schema(example = "Unprocessable Entity")]
     title: Cow<'static, str>,
     /// The HTTP status.
     #[schema(example = 422)]
     status: u16,
     /// What to do about it.
-    #[schema(example = "the body breaks rules; errors lists them all")]
+    #[schema(example = "the body has invalid fields; see errors")]
     detail: Cow<'static, str>,
-    /// Every rule that the body breaks.
+    /// The invalid fields of the body.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<FieldError>,
 }
@@ -36,33 +36,33 @@ pub struct Problem {
 /// What handlers return.
 pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
-/// A failure on its way to the client.
+/// An error response.
 #[derive(Debug)]
 pub struct Failure {
     status: StatusCode,
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
-    /// Whether the same request may well succeed in a moment.
-    passing: bool,
+    /// Whether the same request may succeed soon.
+    is_temporary: bool,
 }
 
-/// The content type of a failure.
+/// The content type of an error response.
 pub const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 impl Failure {
-    /// A failure of this status; `detail` says what to do about it.
+    /// An error response with this status; `detail` says what to do.
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Failure {
-        let passing = status == StatusCode::SERVICE_UNAVAILABLE;
-        Failure { status, detail: detail.into(), errors: vec![], passing }
+        let is_temporary = status == StatusCode::SERVICE_UNAVAILABLE;
+        Failure { status, detail: detail.into(), errors: vec![], is_temporary }
     }
 
-    /// A body that breaks these rules.
-    pub fn broken(errors: Vec<FieldError>) -> Failure {
-        let detail = "the body breaks rules; errors lists them all";
+    /// The response to a body with these invalid fields.
+    pub fn invalid_body(errors: Vec<FieldError>) -> Failure {
+        let detail = "the body has invalid fields; see errors";
         Failure { errors, ..Failure::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
     }
 
-    /// What an error is to the client.
+    /// The response for an error.
     pub fn of(error: &Error) -> Failure {
         let status = match error {
             Error::NotFound(_) => StatusCode::NOT_FOUND,
@@ -78,35 +78,32 @@ impl Failure {
             Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         match error {
-            Error::Invalid(errors) => Failure::broken(errors.clone()),
-            Error::Internal(_) => Failure::new(
-                status,
-                "something is wrong here; the log says what, under this request's id",
-            ),
+            Error::Invalid(errors) => Failure::invalid_body(errors.clone()),
+            Error::Internal(_) => Failure::new(status, "internal error; quote the request id"),
             Error::RequestInProgress => {
-                Failure { passing: true, ..Failure::new(status, error.to_string()) }
+                Failure { is_temporary: true, ..Failure::new(status, error.to_string()) }
             }
             error => Failure::new(status, error.to_string()),
         }
     }
 
-    /// Its HTTP status.
+    /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// Whether it is worth to ask again.
-    pub fn is_passing(&self) -> bool {
-        self.passing
+    /// Whether the same request may succeed soon.
+    pub fn is_temporary(&self) -> bool {
+        self.is_temporary
     }
 
-    /// Its body, JSON.
+    /// The body, as JSON.
     pub fn body(self) -> Vec<u8> {
         let Failure { status, detail, errors, .. } = self;
         let title = status.canonical_reason().unwrap_or("Problem").into();
         let problem =
             Problem { kind: "about:blank", title, status: status.as_u16(), detail, errors };
-        serde_json::to_vec(&problem).unwrap_or_default() // it holds nothing that is not JSON
+        serde_json::to_vec(&problem).unwrap_or_default() // every field is valid JSON
     }
 }
 
@@ -119,7 +116,7 @@ impl From<shop_runtime::Error> for Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         if let Error::Internal(bug) = &error {
-            tracing::error!(bug, "a request met a bug");
+            tracing::error!(bug, "internal error");
         }
         Failure::of(&error)
     }
@@ -127,17 +124,17 @@ impl From<Error> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let (status, passing) = (self.status, self.passing);
+        let (status, is_temporary) = (self.status, self.is_temporary);
         let headers = [(header::CONTENT_TYPE, PROBLEM_JSON)];
         let mut response = (status, headers, self.body()).into_response();
-        let mut advise = |name, value| {
+        let mut insert = |name, value| {
             response.headers_mut().insert(name, HeaderValue::from_static(value));
         };
         if status == StatusCode::UNAUTHORIZED {
-            advise(header::WWW_AUTHENTICATE, "Bearer");
+            insert(header::WWW_AUTHENTICATE, "Bearer");
         }
-        if passing {
-            advise(header::RETRY_AFTER, "1");
+        if is_temporary {
+            insert(header::RETRY_AFTER, "1");
         }
         response
     }

@@ -1,4 +1,4 @@
-//! The catalog's lists, ready to be sent: rendered once, and kept as bytes until something changes.
+//! The cache of the catalog's lists: rendered once, and served as bytes until the catalog changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +13,16 @@ use shop_persistence::pages::PageRequest;
 use shop_runtime::Addr;
 use uuid::Uuid;
 
-use crate::pages::{Page, WHOLE};
+use crate::pages::{Page, STREAM_PAGE};
 
-/// So many bytes of lists are kept.
-const MOST_KEPT: u64 = 16 << 20;
+/// The capacity of the cache, in bytes.
+const MAX_BYTES: u64 = 16 << 20;
 
-/// What another replica changed is usually heard of at once. Where it is not, because the network hangs, a list is at most so
-/// old.
-const OLDEST: Duration = Duration::from_secs(1);
+/// The maximum age of a cached page. Changes by other replicas are usually known at once; if the
+/// notification is delayed, a page is at most this old.
+const MAX_AGE: Duration = Duration::from_secs(1);
 
-/// A part of one of the lists.
+/// A page of one of the lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum List {
     /// Categories, each parent before its children.
@@ -34,68 +34,74 @@ pub enum List {
 }
 
 impl List {
-    /// Whether it is worth keeping: all want the beginning of a list, or the whole of it, and each
-    /// another place in its middle.
-    fn is_kept(&self) -> bool {
-        let (begins, limit) = match self {
-            List::Categories(part) => (part.after.is_none(), part.limit),
-            List::Products(part) | List::ProductsOf(_, part) => (part.after.is_none(), part.limit),
+    /// Whether the page is cached: all clients ask for the beginning of a list or the whole list,
+    /// but each for another page in its middle.
+    fn is_cached(&self) -> bool {
+        let (is_first, limit) = match self {
+            List::Categories(page) => (page.after.is_none(), page.limit),
+            List::Products(page) | List::ProductsOf(_, page) => (page.after.is_none(), page.limit),
         };
-        begins || limit == WHOLE.part()
+        is_first || limit == STREAM_PAGE.with_lookahead()
     }
 }
 
-/// The lists, and who owns what stands in them. Every request has a clone.
+/// The cache. Clones share it.
 #[derive(Debug, Clone)]
-pub struct ResponseCache(Arc<Kept>);
+pub struct ResponseCache(Arc<Inner>);
 
 #[derive(Debug)]
-struct Kept {
+struct Inner {
     catalog: Addr<Msg>,
     changes: ChangeCounter,
-    /// As they were at this count of changes: what is out of date is never looked up again.
-    ready: Cache<(List, u64), Arc<Page>, RandomState>,
+    /// By the change counter at the time of rendering: outdated pages are not found again.
+    pages: Cache<(List, u64), Arc<Page>, RandomState>,
 }
 
 impl ResponseCache {
-    /// The lists of this owner, who tells of these changes.
+    /// A cache of the lists of this actor, whose changes this counter counts.
     pub fn new(catalog: &Addr<Msg>, changes: &ChangeCounter) -> ResponseCache {
         let weight = |_: &_, page: &Arc<Page>| u32::try_from(page.weight()).unwrap_or(u32::MAX);
-        let ready = Cache::builder().max_capacity(MOST_KEPT).weigher(weight).time_to_live(OLDEST);
+        let pages = Cache::builder()
+            .max_capacity(MAX_BYTES)
+            .weigher(weight)
+            .time_to_live(MAX_AGE)
+            .build_with_hasher(RandomState::default());
         let (catalog, changes) = (catalog.clone(), changes.clone());
-        let ready = ready.build_with_hasher(RandomState::default());
-        ResponseCache(Arc::new(Kept { catalog, changes, ready }))
+        ResponseCache(Arc::new(Inner { catalog, changes, pages }))
     }
 
-    /// A page, as it is now: kept, or rendered once for all who ask meanwhile.
+    /// A page: from the cache, or rendered once for all concurrent requests.
+    ///
+    /// # Errors
+    /// Those of the catalog actor.
     pub async fn page(self, list: List) -> Result<Arc<Page>> {
-        let Kept { catalog, changes, ready } = &*self.0;
-        if !list.is_kept() {
+        let Inner { catalog, changes, pages } = &*self.0;
+        if !list.is_cached() {
             return render(catalog, list).await;
         }
-        let key = (list, changes.count()); // before it is read
-        if let Some(page) = ready.get(&key).await {
-            return Ok(page); // the hot path: without a place among those who wait for it
+        let key = (list, changes.count()); // before the list is read
+        if let Some(page) = pages.get(&key).await {
+            return Ok(page); // the hot path, without the coordination of concurrent requests
         }
         let render = Box::pin(render(catalog, list));
-        ready.try_get_with(key, render).await.map_err(|error| error.share())
+        pages.try_get_with(key, render).await.map_err(|error| error.share())
     }
 }
 
 async fn render(catalog: &Addr<Msg>, list: List) -> Result<Arc<Page>> {
-    let anyone = Uuid::new_v4();
+    let any_shard = Uuid::new_v4();
     let page = match list {
-        List::Categories(part) => {
-            let list = |reply| Msg::ListCategories(part, reply);
-            Page::of(catalog.ask(anyone, list).await?, part, |category| category.place())
+        List::Categories(request) => {
+            let list = |reply| Msg::ListCategories(request, reply);
+            Page::render(catalog.ask(any_shard, list).await?, request, |category| category.place())
         }
-        List::Products(part) => {
-            let list = |reply| Msg::ListProducts(part, reply);
-            Page::of(catalog.ask(anyone, list).await?, part, |product| product.id)
+        List::Products(request) => {
+            let list = |reply| Msg::ListProducts(request, reply);
+            Page::render(catalog.ask(any_shard, list).await?, request, |product| product.id)
         }
-        List::ProductsOf(category, part) => {
-            let list = |reply| Msg::ListProductsOf(category, part, reply);
-            Page::of(catalog.ask(anyone, list).await?, part, |product| product.id)
+        List::ProductsOf(category, request) => {
+            let list = |reply| Msg::ListProductsOf(category, request, reply);
+            Page::render(catalog.ask(any_shard, list).await?, request, |product| product.id)
         }
     };
     page.map(Arc::new)

@@ -1,5 +1,6 @@
-//! The resync: makes a node's copies of what others own anew, from their books, through the same owners as the
-//! events that flow meanwhile. Versions and the movements' ids make it harmless beside them.
+//! The resync: rebuilds a node's replicated tables from the snapshots of the other nodes. It sends
+//! the rows to the actors that also apply events; versions and movement ids make it safe beside
+//! them.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -21,64 +22,65 @@ use uuid::Uuid;
 
 use crate::peers::{Peer, Peers};
 
-/// How often it looks whether a resync is due.
-const LOOK: Duration = Duration::from_secs(1);
+/// The interval between two checks whether a resync is due.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many rows an owner is told of in one message.
-const PAGE: i64 = 500;
+/// The number of rows in one message to an actor.
+const PAGE_SIZE: i64 = 500;
 
-/// Looks whether this node's copies must be made anew, and makes them.
+/// Checks whether a resync is due, and carries it out.
 #[derive(Debug, Clone)]
 pub struct Resync {
     /// The node's database.
     pub database: Database,
-    /// What is copied, and who owns the copies.
-    pub copies: Copies,
-    /// Where from.
+    /// The tables to rebuild.
+    pub tables: ReplicatedTables,
+    /// Their sources.
     pub peers: Peers,
 }
 
-/// Whether the database was compared with what the catalog remembers, and what its newest sale was at the start.
-#[derive(Debug, Default)]
-struct Compared {
-    newest: Option<Option<Uuid>>,
-    done: bool,
-}
-
-/// A node's copies.
+/// A node's replicated tables, by the actors that write them.
 #[derive(Debug, Clone)]
-pub enum Copies {
-    /// The catalog's: users, and what the order node sold.
+pub enum ReplicatedTables {
+    /// The catalog node's: users, and the sales of the order node.
     Catalog(Addr<customers::Msg>, Addr<catalog::Msg>),
-    /// The order node's: users, products, and what the catalog remembers as sold.
+    /// The order node's: users, products, and the sales that the catalog node has.
     Order(Addr<customers::Msg>, Addr<orders::Msg>),
 }
 
+/// The check for a database that was restored from a backup, once per start.
+#[derive(Debug, Default)]
+struct RestoreCheck {
+    /// The newest sale in the database at the start.
+    newest_sale: Option<Option<Uuid>>,
+    is_done: bool,
+}
+
 impl Service for Resync {
-    /// To cut it off anywhere is harmless: what is not done starts over.
+    /// May be cancelled anywhere: an unfinished resync starts over.
     async fn run(self, actor_metrics: Arc<ActorMetrics>, stop: CancellationToken) -> HandlerResult {
-        stop.run_until_cancelled(self.keep_looking(&actor_metrics)).await;
+        stop.run_until_cancelled(self.check_forever(&actor_metrics)).await;
         Ok(())
     }
 }
 
 impl Resync {
-    async fn keep_looking(&self, actor_metrics: &Arc<ActorMetrics>) {
+    async fn check_forever(&self, actor_metrics: &Arc<ActorMetrics>) {
         let mut backoff = Backoff::default();
-        let mut said = String::new();
-        let mut compared = Compared::default();
+        let mut logged = String::new();
+        let mut restore = RestoreCheck::default();
         loop {
-            let pause = match actor_metrics.measure("Look", self.look(&mut compared)).await {
+            let pause = match actor_metrics.measure("Check", self.check(&mut restore)).await {
                 Ok(()) => {
-                    said.clear();
-                    LOOK
+                    logged.clear();
+                    CHECK_INTERVAL
                 }
                 Err(error) => {
-                    // Whoever is away may be so for long: it is said once.
+                    // An outage may last: the same error is logged once.
                     let error = error.to_string();
-                    if error != said {
-                        tracing::warn!(error, "the resync waits, and tries again");
-                        said = error;
+                    if error != logged {
+                        tracing::warn!(error, "the resync fails and is retried");
+                        logged = error;
                     }
                     backoff.next_delay()
                 }
@@ -87,103 +89,106 @@ impl Resync {
         }
     }
 
-    /// Resyncs, if that is due. Once after the start, sees by itself whether it is.
-    async fn look(&self, compared: &mut Compared) -> Result<()> {
-        let newest = match compared.newest {
-            Some(newest) => newest,
-            // Before anything new is sold, or as soon as can be.
-            None => *compared.newest.insert(self.newest_sale().await?),
+    /// Resyncs if it is due. Once after the start, also checks whether the database was restored.
+    async fn check(&self, restore: &mut RestoreCheck) -> Result<()> {
+        let newest_sale = match restore.newest_sale {
+            Some(newest_sale) => newest_sale,
+            // As early as possible, before this process sells anything.
+            None => *restore.newest_sale.insert(self.newest_sale().await?),
         };
-        self.when_due().await?;
-        if !compared.done {
-            if self.is_restored(newest).await? {
+        self.resync_if_due().await?;
+        if !restore.is_done {
+            if self.is_restored(newest_sale).await? {
                 tracing::warn!(
-                    "the catalog remembers sales that this database does not: was it restored?"
+                    "the catalog node has sales that this database lacks: was it restored?"
                 );
                 resyncs::ask(&self.database).await?;
             }
-            compared.done = true;
+            restore.is_done = true;
         }
         Ok(())
     }
 
-    /// The newest sale that this database knows of, if it is an order node's.
+    /// The newest sale in the database of an order node.
     async fn newest_sale(&self) -> Result<Option<Uuid>> {
-        let Copies::Order(..) = self.copies else { return Ok(None) };
+        let ReplicatedTables::Order(..) = self.tables else { return Ok(None) };
         let mut session = self.database.session();
-        session.within(async |it| resyncs::newest_sale(it).await).await
+        session.within(async |connection| resyncs::newest_sale(connection).await).await
     }
 
-    /// Whether this is an order node on a database that is older than what the catalog remembers of its sales.
-    async fn is_restored(&self, newest: Option<Uuid>) -> Result<bool> {
-        let Copies::Order(..) = self.copies else { return Ok(false) };
+    /// Whether this is an order node whose database is older than the sales that the catalog node
+    /// has.
+    async fn is_restored(&self, newest_sale: Option<Uuid>) -> Result<bool> {
+        let ReplicatedTables::Order(..) = self.tables else { return Ok(false) };
+        let newer = self.peers.catalog.movements(newest_sale.unwrap_or(FIRST), PAGE_SIZE).await?;
+        // What other replicas have sold meanwhile is in the database.
         let mut session = self.database.session();
-        let newer = self.peers.catalog.movements(newest.unwrap_or(FIRST), PAGE).await?;
-        // Another replica may have sold more meanwhile: that is known here.
-        Ok(!session.within(async |it| resyncs::knows_all(it, &newer).await).await?)
+        let has_all = async |connection: &mut _| resyncs::knows_all(connection, &newer).await;
+        Ok(!session.within(has_all).await?)
     }
 
-    /// Resyncs, if that is due and no other replica is at it.
-    async fn when_due(&self) -> Result<()> {
-        let Some(mut turn) = ResyncLease::take(&self.database).await? else { return Ok(()) };
+    /// Resyncs if it is due and no other replica does it.
+    async fn resync_if_due(&self) -> Result<()> {
+        let Some(mut lease) = ResyncLease::take(&self.database).await? else { return Ok(()) };
         let mut progress = Progress::default();
-        match self.copy(&mut turn, &mut progress).await {
+        match self.resync(&mut lease, &mut progress).await {
             Ok(()) => {
-                turn.finish().await?;
+                lease.finish().await?;
                 let Progress { users, movements, products } = progress;
-                tracing::info!(users, movements, products, "the copies are made anew");
+                tracing::info!(users, movements, products, "the replicated tables are rebuilt");
                 Ok(())
             }
             Err(error) => {
-                turn.fail(&error.to_string()).await?;
+                lease.fail(&error.to_string()).await?;
                 Err(error)
             }
         }
     }
 
-    async fn copy(&self, turn: &mut ResyncLease, progress: &mut Progress) -> Result<()> {
-        match &self.copies {
-            Copies::Catalog(customers, catalog) => {
-                let own = LocalSnapshot::new(&self.database, Schema::Catalog);
-                copy_people(&own, &self.peers.auth, customers, turn, progress).await?;
-                copy_sales(&self.peers.order, catalog, turn, progress).await
+    async fn resync(&self, lease: &mut ResyncLease, progress: &mut Progress) -> Result<()> {
+        match &self.tables {
+            ReplicatedTables::Catalog(customers, catalog) => {
+                let local = LocalSnapshot::new(&self.database, Schema::Catalog);
+                copy_users(&local, &self.peers.auth, customers, lease, progress).await?;
+                copy_sales(&self.peers.order, catalog, lease, progress).await
             }
-            Copies::Order(customers, orders) => {
-                let own = LocalSnapshot::new(&self.database, Schema::Order);
-                // The sales before all else: what is sold must not be for sale again any longer than need be.
-                take_over_sales(&self.peers.catalog, orders, turn, progress).await?;
-                copy_people(&own, &self.peers.auth, customers, turn, progress).await?;
-                copy_products(&self.peers.catalog, orders, turn, progress).await
+            ReplicatedTables::Order(customers, orders) => {
+                let local = LocalSnapshot::new(&self.database, Schema::Order);
+                // First the sales, so that sold stock is for sale again as shortly as possible.
+                restore_sales(&self.peers.catalog, orders, lease, progress).await?;
+                copy_users(&local, &self.peers.auth, customers, lease, progress).await?;
+                copy_products(&self.peers.catalog, orders, lease, progress).await
             }
         }
     }
 }
 
-/// Tells the owner of customers of all users, and of those who are gone. On a new database nobody is: whoever is known
-/// there came with the news, and so will it be said when they go.
-async fn copy_people(
-    own: &LocalSnapshot,
+/// Updates all users, and deletes those that the auth node no longer has. The first resync of a
+/// database deletes none: users that it has are newer than the snapshot.
+async fn copy_users(
+    local: &LocalSnapshot,
     auth: &Peer,
     customers: &Addr<customers::Msg>,
-    turn: &mut ResyncLease,
+    lease: &mut ResyncLease,
     progress: &mut Progress,
 ) -> Result<()> {
     let mut after = FIRST;
     loop {
-        // Our own first: whoever is known here and then not there is gone, not just new.
-        let known = match turn.is_first() {
+        // The local page is read first: a user in it who is missing in the other one was deleted.
+        let known = match lease.is_first() {
             true => vec![],
-            false => own.users(after, PAGE).await?,
+            false => local.users(after, PAGE_SIZE).await?,
         };
-        let users = auth.users(after, PAGE).await?;
+        let users = auth.users(after, PAGE_SIZE).await?;
         let ends = [&known, &users].map(|page| end_of(page));
         let end = ends.into_iter().flatten().min();
-        let news = news_of(known, users, end.unwrap_or(Uuid::max()));
-        if !news.is_empty() {
-            progress.users += news.iter().filter(|news| news.user.is_some()).count() as i64;
-            tell(|| customers.ask((), |reply| customers::Msg::Apply(news.clone(), reply))).await?;
+        let updates = user_updates(known, users, end.unwrap_or(Uuid::max()));
+        if !updates.is_empty() {
+            progress.users += updates.iter().filter(|update| update.user.is_some()).count() as i64;
+            let apply = || customers.ask((), |reply| customers::Msg::Apply(updates.clone(), reply));
+            retry_overloaded(apply).await?;
         }
-        turn.work(*progress).await?;
+        lease.work(*progress).await?;
         match end {
             Some(end) => after = end,
             None => return Ok(()),
@@ -191,89 +196,92 @@ async fn copy_people(
     }
 }
 
-/// The last id of a page that others follow.
+/// The last id of a full page, which others may follow.
 fn end_of(page: &[UserRecord]) -> Option<Uuid> {
-    page.last().filter(|_| page.len() as i64 == PAGE).map(|person| person.id)
+    page.last().filter(|_| page.len() as i64 == PAGE_SIZE).map(|user| user.id)
 }
 
-/// What is to be heard of users up to `end`: what they are like, and who of those known is gone. Nobody knows any more
-/// with which version somebody went; it was at least the next one.
-fn news_of(known: Vec<UserRecord>, users: Vec<UserRecord>, end: Uuid) -> Vec<UserUpdate> {
-    let gone = |person: &&UserRecord| {
-        !person.deleted && users.binary_search_by_key(&person.id, |user| user.id).is_err()
+/// The updates of users with ids up to `end`: the current state of each, and the deletion of those
+/// that the auth node no longer has. The version of a deletion is not known; it is at least the next
+/// one.
+fn user_updates(known: Vec<UserRecord>, users: Vec<UserRecord>, end: Uuid) -> Vec<UserUpdate> {
+    let is_deleted = |known: &&UserRecord| {
+        !known.deleted && users.binary_search_by_key(&known.id, |user| user.id).is_err()
     };
-    let gone = known.iter().filter(|person| person.id <= end).filter(gone);
-    let gone =
-        gone.map(|person| UserUpdate { id: person.id, version: person.version + 1, user: None });
-    let mut news: Vec<_> = gone.collect();
+    let deleted = known.iter().filter(|known| known.id <= end).filter(is_deleted);
+    let deletion =
+        |known: &UserRecord| UserUpdate { id: known.id, version: known.version + 1, user: None };
+    let mut updates: Vec<_> = deleted.map(deletion).collect();
     let users = users.into_iter().filter(|user| user.id <= end);
-    news.extend(users.map(|UserRecord { id, version, user, .. }| UserUpdate { id, version, user }));
-    news
+    updates.extend(users.map(|UserRecord { id, version, user, .. }| UserUpdate {
+        id,
+        version,
+        user,
+    }));
+    updates
 }
 
-/// Tells the owner of the catalog of all that the order node sold, and which ids of products are taken.
+/// Applies all sales of the order node to the catalog, and skips the product ids that it has.
 async fn copy_sales(
     order: &Peer,
     catalog: &Addr<catalog::Msg>,
-    turn: &mut ResyncLease,
+    lease: &mut ResyncLease,
     progress: &mut Progress,
 ) -> Result<()> {
     if let Some(newest) = order.summary().await?.newest_product {
-        tell(|| catalog.ask((), |reply| catalog::Msg::AdvanceIds(newest, reply))).await?;
+        let advance = || catalog.ask((), |reply| catalog::Msg::AdvanceIds(newest, reply));
+        retry_overloaded(advance).await?;
     }
     let mut after = FIRST;
     loop {
-        let page = order.movements(after, PAGE).await?;
+        let page = order.movements(after, PAGE_SIZE).await?;
         let Some(last) = page.last().map(|movement| movement.id) else { return Ok(()) };
-        tell(|| catalog.ask((), |reply| catalog::Msg::ApplyMovements(page.clone(), reply))).await?;
+        let apply = || catalog.ask((), |reply| catalog::Msg::ApplyMovements(page.clone(), reply));
+        retry_overloaded(apply).await?;
         progress.movements += page.len() as i64;
-        turn.work(*progress).await?;
+        lease.work(*progress).await?;
         after = last;
     }
 }
 
-/// Tells the owner of orders of all sales that the catalog remembers.
-async fn take_over_sales(
+/// Restores the sales that the catalog node has and the order node's database lacks.
+async fn restore_sales(
     catalog: &Peer,
     orders: &Addr<orders::Msg>,
-    turn: &mut ResyncLease,
+    lease: &mut ResyncLease,
     progress: &mut Progress,
 ) -> Result<()> {
     let mut after = FIRST;
     loop {
-        let page = catalog.movements(after, PAGE).await?;
+        let page = catalog.movements(after, PAGE_SIZE).await?;
         let Some(last) = page.last().map(|movement| movement.id) else { return Ok(()) };
-        let take_over = |reply| orders::Msg::TakeOver(page.clone(), reply);
-        progress.movements += tell(|| orders.ask((), take_over)).await?;
-        turn.work(*progress).await?;
+        let restore = || orders.ask((), |reply| orders::Msg::TakeOver(page.clone(), reply));
+        progress.movements += retry_overloaded(restore).await?;
+        lease.work(*progress).await?;
         after = last;
     }
 }
 
-/// Tells the owner of orders of all products.
+/// Updates all products of the order node.
 async fn copy_products(
     catalog: &Peer,
     orders: &Addr<orders::Msg>,
-    turn: &mut ResyncLease,
+    lease: &mut ResyncLease,
     progress: &mut Progress,
 ) -> Result<()> {
     let mut after = FIRST_PRODUCT;
     loop {
-        let page = catalog.products(after, PAGE, FIRST).await?;
+        let page = catalog.products(after, PAGE_SIZE, FIRST).await?;
         let Some(last) = page.last().map(|product| product.id) else { return Ok(()) };
-        let news: Vec<_> = page.into_iter().map(news_of_product).collect();
-        let offer = |news: &[stock::ProductUpdate]| {
-            let news = news.to_vec();
-            orders.ask((), |reply| orders::Msg::ApplyProducts(news, reply))
-        };
-        match tell(|| offer(&news)).await {
-            // One of them is the culprit. Each by itself, so that it holds up no other.
+        let updates: Vec<_> = page.into_iter().map(product_update).collect();
+        match apply_products(orders, &updates).await {
+            // One product is in conflict: it is left out, so that the others are not delayed.
             Err(Error::Conflict(_)) => {
-                for one in news.chunks(1) {
-                    match tell(|| offer(one)).await {
-                        Err(Error::Conflict(why)) => {
-                            let id = one[0].offer.id;
-                            tracing::warn!(product.id = id, why, "a product is left out");
+                for update in updates.chunks(1) {
+                    match apply_products(orders, update).await {
+                        Err(Error::Conflict(reason)) => {
+                            let id = update[0].offer.id;
+                            tracing::warn!(product.id = id, reason, "a product is left out");
                         }
                         outcome => outcome?,
                     }
@@ -281,19 +289,30 @@ async fn copy_products(
             }
             outcome => outcome?,
         }
-        progress.products += news.len() as i64;
-        turn.work(*progress).await?;
+        progress.products += updates.len() as i64;
+        lease.work(*progress).await?;
         after = last;
     }
 }
 
-fn news_of_product(stock: Stock) -> stock::ProductUpdate {
+async fn apply_products(
+    orders: &Addr<orders::Msg>,
+    updates: &[stock::ProductUpdate],
+) -> Result<()> {
+    let apply = || {
+        let updates = updates.to_vec();
+        orders.ask((), |reply| orders::Msg::ApplyProducts(updates, reply))
+    };
+    retry_overloaded(apply).await
+}
+
+fn product_update(stock: Stock) -> stock::ProductUpdate {
     let Stock { id, name, price, category_id, version, stocked: quantity, .. } = stock;
     stock::ProductUpdate { version, offer: Offer { id, name, price, quantity, category_id } }
 }
 
-/// Asks an owner; while it has too much to do, waits and asks again.
-async fn tell<T, F: Future<Output = Result<T>>>(ask: impl Fn() -> F) -> Result<T> {
+/// Asks an actor, with retries while it is overloaded.
+async fn retry_overloaded<T, F: Future<Output = Result<T>>>(ask: impl Fn() -> F) -> Result<T> {
     let mut backoff = Backoff::default();
     loop {
         match ask().await {
@@ -309,26 +328,25 @@ mod tests {
 
     use super::*;
 
-    fn person(id: u128, version: i64) -> UserRecord {
+    fn user(id: u128, version: i64) -> UserRecord {
         let id = Uuid::from_u128(id);
         let (username, email) = ("anna".to_owned(), "anna@example.com".to_owned());
         let user = Some(User { id, username, email, role: Role::User });
         UserRecord { id, version, user, deleted: false }
     }
 
-    fn gone(id: u128, version: i64) -> UserRecord {
-        UserRecord { deleted: true, ..person(id, version) }
+    fn deleted(id: u128, version: i64) -> UserRecord {
+        UserRecord { deleted: true, ..user(id, version) }
     }
 
     #[test]
-    fn who_is_known_here_and_not_there_is_gone() {
-        let known = vec![person(1, 4), gone(2, 3), person(3, 5), person(9, 1)];
-        let news =
-            news_of(known, vec![person(3, 6), person(5, 1), person(7, 1)], Uuid::from_u128(5));
-        let heard: Vec<_> = news
+    fn users_missing_in_the_snapshot_are_deleted() {
+        let known = vec![user(1, 4), deleted(2, 3), user(3, 5), user(9, 1)];
+        let users = vec![user(3, 6), user(5, 1), user(7, 1)];
+        let updates: Vec<_> = user_updates(known, users, Uuid::from_u128(5))
             .iter()
-            .map(|news| (news.id.as_u128(), news.version, news.user.is_some()))
+            .map(|update| (update.id.as_u128(), update.version, update.user.is_some()))
             .collect();
-        assert_eq!(heard, [(1, 5, false), (3, 6, true), (5, 1, true)], "and nobody past the end");
+        assert_eq!(updates, [(1, 5, false), (3, 6, true), (5, 1, true)], "and none past the end");
     }
 }

@@ -1,9 +1,9 @@
-//! The node's books, for administrators and the other nodes, and the ledger that compares those of all three.
+//! A node's snapshot, for administrators and the other nodes, and the ledger that compares the
+//! snapshots of all three nodes.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json as Answer;
 use axum::extract::State;
 use serde::Deserialize;
 use shop_persistence::catalog::ProductId;
@@ -20,169 +20,172 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::auth::{Access, Routes};
-use crate::body::Query;
+use crate::body::{Json, Query};
 use crate::peers::Peers;
 use crate::problem::{Problem, Result};
 
-/// At most so many read the books at once: they are long, and the connections are few.
-const READERS: usize = 2;
+/// The maximum number of concurrent reads: a page takes long, and the connections are few.
+const MAX_READERS: usize = 2;
 
-/// How long a reader waits for its turn.
-const TURN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a read waits for a permit.
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the ledger looks again by itself while the books differ.
-const PATIENCE_MS: u64 = 3_000;
+/// How long the ledger retries by default while the snapshots differ.
+const LEDGER_TIMEOUT_MS: u64 = 3_000;
 
-/// What the routes read.
+/// The maximum of that, in milliseconds.
+const MAX_LEDGER_TIMEOUT_MS: u64 = 60_000;
+
+/// What the routes use.
 #[derive(Debug, Clone)]
 pub struct SnapshotApi {
-    own: LocalSnapshot,
+    local: LocalSnapshot,
     schema: Schema,
     peers: Peers,
     readers: Arc<Semaphore>,
-    comparers: Arc<Semaphore>,
+    ledgers: Arc<Semaphore>,
 }
 
 impl SnapshotApi {
-    /// The books of this database, which holds these tables, and those of the other nodes.
+    /// The snapshot of this database with this schema, and those of the other nodes.
     pub fn new(database: &Database, schema: Schema, peers: Peers) -> SnapshotApi {
         SnapshotApi {
-            own: LocalSnapshot::new(database, schema),
+            local: LocalSnapshot::new(database, schema),
             schema,
             peers,
-            readers: Arc::new(Semaphore::new(READERS)),
-            comparers: Arc::new(Semaphore::new(1)),
+            readers: Arc::new(Semaphore::new(MAX_READERS)),
+            ledgers: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    async fn permit(&self) -> Result<SemaphorePermit<'_>> {
+        match tokio::time::timeout(PERMIT_TIMEOUT, self.readers.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(Error::Overloaded("snapshot".into()).into()),
         }
     }
 }
 
-/// A turn to read; whoever comes waits for it a while.
-async fn turn(snapshot: &SnapshotApi) -> Result<SemaphorePermit<'_>> {
-    match tokio::time::timeout(TURN_PATIENCE, snapshot.readers.acquire()).await {
-        Ok(Ok(turn)) => Ok(turn),
-        _ => Err(Error::Overloaded("books".into()).into()),
-    }
-}
-
-/// The books' routes, the same on every node.
+/// The routes of the snapshot and the ledger, the same on every node.
 pub fn routes(snapshot: SnapshotApi) -> Routes {
-    let admin = OpenApiRouter::new().routes(routes!(ledger));
+    let admin = OpenApiRouter::new().routes(routes!(take_ledger));
     let node = OpenApiRouter::new()
-        .routes(routes!(users))
-        .routes(routes!(products))
-        .routes(routes!(movements))
-        .routes(routes!(summary));
+        .routes(routes!(snapshot_users))
+        .routes(routes!(snapshot_products))
+        .routes(routes!(snapshot_movements))
+        .routes(routes!(snapshot_summary));
     vec![
         (Access::Admin, admin.with_state(snapshot.clone())),
         (Access::NodeOrAdmin, node.with_state(snapshot)),
     ]
 }
 
-/// How long to look.
+/// How long to retry.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct Patience {
-    /// While the books differ, it looks again for so long, at most a minute: what is under way between the nodes
-    /// differs for a moment. Without it: three seconds.
-    patience_ms: Option<u64>,
+struct LedgerQuery {
+    /// How long to retry while the snapshots differ, in milliseconds; 3000 by default, 60000 at
+    /// most. Events in flight between the nodes differ for a moment.
+    timeout_ms: Option<u64>,
 }
 
-/// Compares the books of the three nodes.
+/// Compares the snapshots of the three nodes.
 ///
-/// Of each product, what was stocked, sold and is left; of each user, the copies; of each order, its totals; and what
-/// waits in the outboxes.
+/// It compares the stock of each product with its movements, the replicated users with their
+/// source, the totals of each order with its items, and reports events that wait in an outbox.
 #[utoipa::path(
-    get, path = "/admin/ledger", tag = "operations", params(Patience),
+    get, path = "/admin/ledger", tag = "operations", params(LedgerQuery),
     responses((status = 200, body = Ledger), (status = "default", response = Problem))
 )]
-async fn ledger(
+async fn take_ledger(
     State(snapshot): State<SnapshotApi>,
-    Query(Patience { patience_ms }): Query<Patience>,
-) -> Result<Answer<Ledger>> {
-    let turn = snapshot.comparers.try_acquire();
-    let _turn = turn.map_err(|_| Error::Overloaded("ledger".into()))?;
-    let patience = Duration::from_millis(patience_ms.unwrap_or(PATIENCE_MS).min(60_000));
-    let SnapshotApi { own, peers, .. } = &snapshot;
+    Query(LedgerQuery { timeout_ms }): Query<LedgerQuery>,
+) -> Result<Json<Ledger>> {
+    let permit = snapshot.ledgers.try_acquire();
+    let _permit = permit.map_err(|_| Error::Overloaded("ledger".into()))?;
+    let timeout = timeout_ms.unwrap_or(LEDGER_TIMEOUT_MS).min(MAX_LEDGER_TIMEOUT_MS);
+    let timeout = Duration::from_millis(timeout);
+    let SnapshotApi { local, peers, .. } = &snapshot;
     let ledger = match snapshot.schema {
-        Schema::Auth => Ledger::take(own, &peers.catalog, &peers.order, patience).await,
-        Schema::Catalog => Ledger::take(&peers.auth, own, &peers.order, patience).await,
-        Schema::Order => Ledger::take(&peers.auth, &peers.catalog, own, patience).await,
+        Schema::Auth => Ledger::take(local, &peers.catalog, &peers.order, timeout).await,
+        Schema::Catalog => Ledger::take(&peers.auth, local, &peers.order, timeout).await,
+        Schema::Order => Ledger::take(&peers.auth, &peers.catalog, local, timeout).await,
     };
-    Ok(Answer(ledger?))
+    Ok(Json(ledger?))
 }
 
-/// Which users or movements.
+/// A page of users or movements.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Page {
-    /// Those whose ids follow this one; without it, from the first.
+    /// The page begins after this id; without it, at the first.
     after: Option<Uuid>,
-    /// At most so many, and never more than 1000.
+    /// The maximum number of entries, up to 1000.
     limit: Option<i64>,
 }
 
-/// Which products.
+/// A page of products.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct ProductPage {
-    /// Those whose ids follow this one; without it, from the first.
+    /// The page begins after this id; without it, at the first.
     after: Option<ProductId>,
-    /// At most so many, and never more than 1000.
+    /// The maximum number of entries, up to 1000.
     limit: Option<i64>,
-    /// What was sold counts as far as its movement's id lies before this one; without it, all of it.
+    /// Counts only the movements with ids before this one; without it, all.
     before: Option<Uuid>,
 }
 
-fn some(limit: Option<i64>) -> i64 {
+fn page_size(limit: Option<i64>) -> i64 {
     limit.unwrap_or(MAX_PAGE_ROWS).clamp(1, MAX_PAGE_ROWS)
 }
 
-/// Users as this node knows them, in ascending order of their ids.
+/// The users in this node's database, by ascending id.
 #[utoipa::path(
-    get, path = "/admin/books/people", tag = "operations", params(Page),
+    get, path = "/admin/snapshot/users", tag = "operations", params(Page),
     responses((status = 200, body = Vec<UserRecord>), (status = "default", response = Problem))
 )]
-async fn users(
+async fn snapshot_users(
     State(snapshot): State<SnapshotApi>,
     Query(Page { after, limit }): Query<Page>,
-) -> Result<Answer<Vec<UserRecord>>> {
-    let _turn = turn(&snapshot).await?;
-    Ok(Answer(snapshot.own.users(after.unwrap_or(FIRST), some(limit)).await?))
+) -> Result<Json<Vec<UserRecord>>> {
+    let _permit = snapshot.permit().await?;
+    Ok(Json(snapshot.local.users(after.unwrap_or(FIRST), page_size(limit)).await?))
 }
 
-/// Products and their stock as this node knows them, in ascending order of their ids.
+/// The products and their stock in this node's database, by ascending id.
 #[utoipa::path(
-    get, path = "/admin/books/products", tag = "operations", params(ProductPage),
+    get, path = "/admin/snapshot/products", tag = "operations", params(ProductPage),
     responses((status = 200, body = Vec<Stock>), (status = "default", response = Problem))
 )]
-async fn products(
+async fn snapshot_products(
     State(snapshot): State<SnapshotApi>,
     Query(ProductPage { after, limit, before }): Query<ProductPage>,
-) -> Result<Answer<Vec<Stock>>> {
-    let _turn = turn(&snapshot).await?;
+) -> Result<Json<Vec<Stock>>> {
+    let _permit = snapshot.permit().await?;
     let (after, before) = (after.unwrap_or(FIRST_PRODUCT), before.unwrap_or(Uuid::max()));
-    Ok(Answer(snapshot.own.products(after, some(limit), before).await?))
+    Ok(Json(snapshot.local.products(after, page_size(limit), before).await?))
 }
 
-/// The movements of sales that this node knows, in ascending order of their ids.
+/// The stock movements of orders in this node's database, by ascending id.
 #[utoipa::path(
-    get, path = "/admin/books/movements", tag = "operations", params(Page),
+    get, path = "/admin/snapshot/movements", tag = "operations", params(Page),
     responses((status = 200, body = Vec<Movement>), (status = "default", response = Problem))
 )]
-async fn movements(
+async fn snapshot_movements(
     State(snapshot): State<SnapshotApi>,
     Query(Page { after, limit }): Query<Page>,
-) -> Result<Answer<Vec<Movement>>> {
-    let _turn = turn(&snapshot).await?;
-    Ok(Answer(snapshot.own.movements(after.unwrap_or(FIRST), some(limit)).await?))
+) -> Result<Json<Vec<Movement>>> {
+    let _permit = snapshot.permit().await?;
+    Ok(Json(snapshot.local.movements(after.unwrap_or(FIRST), page_size(limit)).await?))
 }
 
-/// What waits in this node's outbox, and orders whose totals are not the sums of their items.
+/// The events in this node's outbox, and orders whose totals differ from their items.
 #[utoipa::path(
-    get, path = "/admin/books/summary", tag = "operations",
+    get, path = "/admin/snapshot/summary", tag = "operations",
     responses((status = 200, body = Summary), (status = "default", response = Problem))
 )]
-async fn summary(State(snapshot): State<SnapshotApi>) -> Result<Answer<Summary>> {
-    let _turn = turn(&snapshot).await?;
-    Ok(Answer(snapshot.own.summary().await?))
+async fn snapshot_summary(State(snapshot): State<SnapshotApi>) -> Result<Json<Summary>> {
+    let _permit = snapshot.permit().await?;
+    Ok(Json(snapshot.local.summary().await?))
 }

@@ -1,8 +1,7 @@
-//! Users: signing up and in, what a user sees and changes of itself, and what an administrator does with users.
+//! The auth node's API: registration, login, the own user, and the administration of users.
 
 use std::sync::Arc;
 
-use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -19,7 +18,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::auth::{Access, Routes};
-use crate::body::{BrokenRules, Json, NoBody, Path};
+use crate::body::{Json, NoBody, Path, ValidationErrors};
 use crate::context::Authenticated;
 use crate::idempotency::{Idempotent, IdempotentResponse, KeyHeader};
 use crate::keys::UserTokenKey;
@@ -27,14 +26,14 @@ use crate::pages::{ListQuery, Page, Paging};
 use crate::problem::{Problem, Result};
 use crate::verification::{self, VerifyRequest, VerifyResponse};
 
-/// Whom the auth node's routes ask.
+/// What the routes of the auth node use.
 #[derive(Clone, Debug)]
 pub struct Auth {
-    /// The owner of users.
+    /// The users actor.
     pub users: Addr<Msg>,
-    /// Hashes and compares passwords.
+    /// Hashes and verifies passwords.
     pub passwords: Passwords,
-    /// Signs tokens.
+    /// Signs access tokens.
     pub tokens: Arc<UserTokenKey>,
 }
 
@@ -43,11 +42,11 @@ pub fn routes(auth: Auth) -> Routes {
     let anyone = OpenApiRouter::new()
         .routes(routes!(register))
         .routes(routes!(login))
-        .routes(routes!(verify));
-    let user = OpenApiRouter::new().routes(routes!(me, update_me));
+        .routes(routes!(verify_token));
+    let user = OpenApiRouter::new().routes(routes!(current_user, update_current_user));
     let admin = OpenApiRouter::new()
-        .routes(routes!(list))
-        .routes(routes!(find, delete))
+        .routes(routes!(list_users))
+        .routes(routes!(find_user, delete_user))
         .routes(routes!(set_role));
     vec![
         (Access::Anyone, anyone.with_state(auth.clone())),
@@ -56,15 +55,15 @@ pub fn routes(auth: Auth) -> Routes {
     ]
 }
 
-/// Somebody who signs up.
+/// A user to register.
 #[derive(Debug, Deserr, ToSchema)]
-#[deserr(error = BrokenRules)]
+#[deserr(error = ValidationErrors)]
 struct Register {
-    /// 3 to 64 characters, no spaces or control characters, unique whatever its case.
+    /// 3 to 64 characters without spaces and control characters; unique, case-insensitively.
     #[deserr(try_from(String) = Username::parse -> InvalidValue)]
     #[schema(value_type = String, min_length = 3, max_length = 64, example = "anna")]
     username: Username,
-    /// A valid address, unique whatever its case.
+    /// A valid address; unique, case-insensitively.
     #[deserr(try_from(String) = Email::parse -> InvalidValue)]
     #[schema(value_type = String, format = Email, max_length = 254, example = "anna@example.com")]
     email: Email,
@@ -74,28 +73,28 @@ struct Register {
     password: Password,
 }
 
-/// Signs up.
+/// Registers a user.
 #[utoipa::path(
     post, path = "/api/v1/auth/register", tag = "auth", params(KeyHeader), request_body = Register, security(()),
     responses((status = 201, body = User), (status = "default", response = Problem))
 )]
 async fn register(
     State(auth): State<Auth>,
-    Idempotent(named, Json(new)): Idempotent<Json<Register>>,
+    Idempotent(key, Json(new)): Idempotent<Json<Register>>,
 ) -> Result<IdempotentResponse<User>> {
     let Register { username, email, password } = new;
     let password_hash = auth.passwords.hash(password).await?;
     let new = NewUser { username, email, password_hash, role: Role::User };
-    let once = named.once(StatusCode::CREATED);
-    let register = |reply| Msg::Register(new, once, reply);
+    let key = key.with_success(StatusCode::CREATED);
+    let register = |reply| Msg::Register(new, key, reply);
     Ok(IdempotentResponse(StatusCode::CREATED, auth.users.ask(Uuid::new_v4(), register).await?))
 }
 
-/// Somebody who signs in.
+/// Credentials.
 #[derive(Deserr, ToSchema)]
-#[deserr(error = BrokenRules)]
+#[deserr(error = ValidationErrors)]
 struct Login {
-    /// The name, whatever its case.
+    /// The name, case-insensitive.
     #[schema(example = "anna")]
     username: String,
     /// The password.
@@ -103,73 +102,73 @@ struct Login {
     password: String,
 }
 
-/// A token to send with further requests.
+/// An access token.
 #[derive(Debug, Serialize, ToSchema)]
-struct SignedIn {
+struct LoginResponse {
     /// The token: `Authorization: Bearer <access_token>`.
     access_token: String,
-    /// How to send it.
+    /// The type of the token.
     #[schema(example = "bearer")]
     token_type: &'static str,
-    /// How long it is good, in seconds.
+    /// How long the token is valid, in seconds.
     #[schema(example = 1800)]
     expires_in: u64,
 }
 
 /// Signs in.
 ///
-/// A wrong name and a wrong password get the same answer, in the same time.
+/// A wrong name and a wrong password get the same response, in the same time.
 #[utoipa::path(
     post, path = "/api/v1/auth/login", tag = "auth", request_body = Login, security(()),
-    responses((status = 200, body = SignedIn), (status = "default", response = Problem))
+    responses((status = 200, body = LoginResponse), (status = "default", response = Problem))
 )]
-async fn login(State(auth): State<Auth>, Json(login): Json<Login>) -> Result<Answer<SignedIn>> {
+async fn login(State(auth): State<Auth>, Json(login): Json<Login>) -> Result<Json<LoginResponse>> {
     let Login { username, password } = login;
     let name = username.to_lowercase();
     let found = auth.users.ask(&name, |reply| Msg::FindCredentials(username, reply)).await?;
     let (user, hash) = found.map(|found| (found.user, found.password_hash)).unzip();
-    let proven = auth.passwords.verify(password, hash).await?;
-    let user = user.filter(|_| proven);
+    let is_correct = auth.passwords.verify(password, hash).await?;
+    let user = user.filter(|_| is_correct);
     let user = user.ok_or(Error::Unauthenticated("the name or the password is wrong"))?;
     let expires_in = auth.tokens.lifetime().as_secs();
     let access_token = auth.tokens.sign(&user)?;
-    Ok(Answer(SignedIn { access_token, token_type: "bearer", expires_in }))
+    Ok(Json(LoginResponse { access_token, token_type: "bearer", expires_in }))
 }
 
-/// Says whether a token is good now, and whose it is.
+/// Tells whether a token is valid now, and whose it is.
 #[utoipa::path(
     post, path = "/api/v1/auth/verify", tag = "auth", request_body = VerifyRequest, security(()),
     responses((status = 200, body = VerifyResponse), (status = "default", response = Problem))
 )]
-async fn verify(
+async fn verify_token(
     State(auth): State<Auth>,
     Json(VerifyRequest { token }): Json<VerifyRequest>,
-) -> Result<Answer<VerifyResponse>> {
+) -> Result<Json<VerifyResponse>> {
     let verified = verification::verify(&auth.tokens, &auth.users, &token).await;
-    Ok(Answer(VerifyResponse::of(verified)?))
+    Ok(Json(VerifyResponse::of(verified)?))
 }
 
-/// The caller.
+/// The caller's own user.
 #[utoipa::path(
     get, path = "/api/v1/users/me", tag = "users",
     responses((status = 200, body = User), (status = "default", response = Problem))
 )]
-async fn me(
+async fn current_user(
     State(auth): State<Auth>,
     Authenticated(caller): Authenticated,
-) -> Result<Answer<User>> {
-    Ok(Answer(auth.users.ask(caller.id, |reply| Msg::Find(caller.id, reply)).await?))
+) -> Result<Json<User>> {
+    Ok(Json(auth.users.ask(caller.id, |reply| Msg::Find(caller.id, reply)).await?))
 }
 
-/// What a user changes about itself.
+/// Changes of the own user.
 #[derive(Debug, Deserr, ToSchema)]
-#[deserr(error = BrokenRules)]
-struct UpdateMe {
-    /// The new name.
+#[deserr(error = ValidationErrors)]
+struct UpdateUser {
+    /// The new name, if it changes.
     #[deserr(default, try_from(Option<String>) = some_username -> InvalidValue)]
     #[schema(value_type = Option<String>, min_length = 3, max_length = 64, example = "anna")]
     username: Option<Username>,
-    /// The new address.
+    /// The new address, if it changes.
     #[deserr(default, try_from(Option<String>) = some_email -> InvalidValue)]
     #[schema(value_type = Option<String>, format = Email, max_length = 254, example = "anna@example.org")]
     email: Option<Email>,
@@ -185,36 +184,36 @@ fn some_email(text: Option<String>) -> Result<Option<Email>, InvalidValue> {
 
 /// Changes the caller's name or address.
 #[utoipa::path(
-    put, path = "/api/v1/users/me", tag = "users", params(KeyHeader), request_body = UpdateMe,
+    put, path = "/api/v1/users/me", tag = "users", params(KeyHeader), request_body = UpdateUser,
     responses((status = 200, body = User), (status = "default", response = Problem))
 )]
-async fn update_me(
+async fn update_current_user(
     State(auth): State<Auth>,
     Authenticated(caller): Authenticated,
-    Idempotent(named, Json(UpdateMe { username, email })): Idempotent<Json<UpdateMe>>,
+    Idempotent(key, Json(UpdateUser { username, email })): Idempotent<Json<UpdateUser>>,
 ) -> Result<IdempotentResponse<User>> {
     let profile = Profile { username, email };
-    let once = named.once(StatusCode::OK);
-    let update = |reply| Msg::Update(caller.id, profile, once, reply);
+    let key = key.with_success(StatusCode::OK);
+    let update = |reply| Msg::Update(caller.id, profile, key, reply);
     Ok(IdempotentResponse(StatusCode::OK, auth.users.ask(caller.id, update).await?))
 }
 
-/// All users, in the order of signing up.
+/// All users, in the order of registration.
 ///
-/// With `limit`, a page of them; the header `Link` leads to the next one.
+/// With `limit`, a page of them; the header `Link` leads to the next page.
 #[utoipa::path(
     get, path = "/api/v1/users", tag = "users", params(Paging),
     responses((status = 200, body = Vec<User>), (status = "default", response = Problem))
 )]
-async fn list(State(auth): State<Auth>, asked: ListQuery<UserId>) -> Result<Response> {
-    let fetch = move |part| {
+async fn list_users(State(auth): State<Auth>, query: ListQuery<UserId>) -> Result<Response> {
+    let fetch = move |request| {
         let users = auth.users.clone();
         async move {
-            let page = users.ask(Uuid::new_v4(), |reply| Msg::List(part, reply)).await?;
-            Page::of(page, part, |user| user.id).map(Arc::new)
+            let page = users.ask(Uuid::new_v4(), |reply| Msg::List(request, reply)).await?;
+            Page::render(page, request, |user| user.id).map(Arc::new)
         }
     };
-    asked.answer("/api/v1/users", fetch).await
+    query.respond("/api/v1/users", fetch).await
 }
 
 /// One user.
@@ -222,20 +221,20 @@ async fn list(State(auth): State<Auth>, asked: ListQuery<UserId>) -> Result<Resp
     get, path = "/api/v1/users/{user_id}", tag = "users", params(("user_id" = Uuid, Path)),
     responses((status = 200, body = User), (status = "default", response = Problem))
 )]
-async fn find(State(auth): State<Auth>, Path(id): Path<UserId>) -> Result<Answer<User>> {
-    Ok(Answer(auth.users.ask(id, |reply| Msg::Find(id, reply)).await?))
+async fn find_user(State(auth): State<Auth>, Path(id): Path<UserId>) -> Result<Json<User>> {
+    Ok(Json(auth.users.ask(id, |reply| Msg::Find(id, reply)).await?))
 }
 
-/// What a user shall be allowed.
+/// A role.
 #[derive(Debug, Deserr, ToSchema)]
-#[deserr(error = BrokenRules)]
+#[deserr(error = ValidationErrors)]
 struct SetRole {
     /// USER or ADMIN.
     #[deserr(try_from(String) = Role::parse -> InvalidValue)]
     role: Role,
 }
 
-/// Changes what a user may do.
+/// Changes a user's role.
 ///
 /// The last administrator cannot be demoted.
 #[utoipa::path(
@@ -246,26 +245,26 @@ struct SetRole {
 async fn set_role(
     State(auth): State<Auth>,
     Path(id): Path<UserId>,
-    Idempotent(named, Json(SetRole { role })): Idempotent<Json<SetRole>>,
+    Idempotent(key, Json(SetRole { role })): Idempotent<Json<SetRole>>,
 ) -> Result<IdempotentResponse<User>> {
-    let once = named.once(StatusCode::OK);
-    let set_role = |reply| Msg::SetRole(id, role, once, reply);
+    let key = key.with_success(StatusCode::OK);
+    let set_role = |reply| Msg::SetRole(id, role, key, reply);
     Ok(IdempotentResponse(StatusCode::OK, auth.users.ask(id, set_role).await?))
 }
 
-/// Removes a user.
+/// Deletes a user.
 ///
 /// The last administrator cannot be deleted.
 #[utoipa::path(
     delete, path = "/api/v1/users/{user_id}", tag = "users", params(("user_id" = Uuid, Path), KeyHeader),
     responses((status = 200, body = Confirmation), (status = "default", response = Problem))
 )]
-async fn delete(
+async fn delete_user(
     State(auth): State<Auth>,
     Path(id): Path<UserId>,
-    Idempotent(named, NoBody): Idempotent<NoBody>,
+    Idempotent(key, NoBody): Idempotent<NoBody>,
 ) -> Result<IdempotentResponse<Confirmation>> {
-    let once = named.once(StatusCode::OK);
-    let delete = |reply| Msg::Delete(id, once, reply);
+    let key = key.with_success(StatusCode::OK);
+    let delete = |reply| Msg::Delete(id, key, reply);
     Ok(IdempotentResponse(StatusCode::OK, auth.users.ask(id, delete).await?))
 }

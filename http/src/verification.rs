@@ -13,7 +13,7 @@ use shop_persistence::{Error, Result};
 use shop_runtime::{Addr, now};
 use utoipa::ToSchema;
 
-use crate::body::BrokenRules;
+use crate::body::ValidationErrors;
 use crate::client::send;
 use crate::keys::{Claims, EXPIRED, UserTokenKey};
 
@@ -173,7 +173,7 @@ impl RemoteVerifier {
 
 /// A token to verify.
 #[derive(Debug, Serialize, Deserr, ToSchema)]
-#[deserr(error = BrokenRules)]
+#[deserr(error = ValidationErrors)]
 pub struct VerifyRequest {
     /// The access token.
     pub token: String,

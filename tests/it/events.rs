@@ -308,7 +308,7 @@ async fn the_shop_starts_without_its_broker_and_catches_up_when_it_comes_back() 
     let teapot = admin.product(1990, 10).await;
     for node in Node::ALL {
         let detail = admin.get(node, "/health/ready").await.expect(503)["detail"].clone();
-        assert_eq!(detail, "away: broker");
+        assert_eq!(detail, "unavailable: broker");
         admin.get(node, "/health/live").await.expect(200);
     }
     broker.start_again().await.unwrap();

@@ -15,7 +15,7 @@ const EVENT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The ledger as a node reports it. Every node reports the same.
 async fn ledger(admin: &Client, node: Node) -> Value {
-    admin.get(node, "/admin/ledger?patience_ms=3000").await.expect(200)
+    admin.get(node, "/admin/ledger?timeout_ms=3000").await.expect(200)
 }
 
 /// The differences that all nodes and `shop verify` report.
@@ -195,8 +195,8 @@ async fn only_administrators_and_nodes_read_ledger_and_snapshots() {
         anna.get(reader, "/admin/ledger").await.expect(403);
         of_node.get(reader, "/admin/ledger").await.expect(401);
         of_both.get(reader, "/admin/ledger").await.expect(401);
-        for book in ["people", "products", "movements", "summary"] {
-            let path = format!("/admin/books/{book}");
+        for table in ["users", "products", "movements", "summary"] {
+            let path = format!("/admin/snapshot/{table}");
             shop.anonymous().get(reader, &path).await.expect(401);
             of_stranger.get(reader, &path).await.expect(401);
             with_user_key.get(reader, &path).await.expect(401);
@@ -221,19 +221,19 @@ async fn snapshots_are_paged() {
     for name in ["anna", "bob", "carla"] {
         shop.user(name).await;
     }
-    let whole = admin.get(Node::Auth, "/admin/books/people").await.expect(200);
+    let whole = admin.get(Node::Auth, "/admin/snapshot/users").await.expect(200);
     assert_eq!(whole.as_array().map(Vec::len), Some(4));
     let mut after = String::new();
     for person in whole.as_array().unwrap() {
-        let page = format!("/admin/books/people?limit=1{after}");
+        let page = format!("/admin/snapshot/users?limit=1{after}");
         let page = admin.get(Node::Auth, &page).await.expect(200);
         assert_eq!(page, json!([person]));
         after = format!("&after={}", person["id"].as_str().unwrap());
     }
-    let last = admin.get(Node::Auth, &format!("/admin/books/people?limit=1{after}")).await;
+    let last = admin.get(Node::Auth, &format!("/admin/snapshot/users?limit=1{after}")).await;
     assert_eq!(last.expect(200), json!([]));
     for bad in ["after=x", "limit=x", "limit="] {
-        admin.get(Node::Auth, &format!("/admin/books/people?{bad}")).await.expect(400);
+        admin.get(Node::Auth, &format!("/admin/snapshot/users?{bad}")).await.expect(400);
     }
     shop.close().await;
 }
@@ -245,7 +245,7 @@ async fn an_unreachable_node_is_named() {
     let shop = TestShop::start_with(settings).await;
     let admin = shop.admin().await;
     let problem = admin.get(Node::Catalog, "/admin/ledger").await.expect(503);
-    assert!(problem["detail"].as_str().unwrap().contains("the order node is away"), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("the order node does not respond"), "{problem}");
     // The order node itself reads its own database.
     admin.get(Node::Order, "/admin/ledger").await.expect(200);
     shop.close().await;

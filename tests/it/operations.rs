@@ -124,10 +124,10 @@ async fn every_request_is_documented() {
         assert!(version.starts_with("3.1"), "{version}");
         let snapshot = [
             "get /admin/ledger",
-            "get /admin/books/people",
-            "get /admin/books/products",
-            "get /admin/books/movements",
-            "get /admin/books/summary",
+            "get /admin/snapshot/users",
+            "get /admin/snapshot/products",
+            "get /admin/snapshot/movements",
+            "get /admin/snapshot/summary",
         ];
         for call in calls.iter().chain(&on_every_node).chain(&snapshot) {
             let (method, path) = call.split_once(' ').expect("a method and a path");

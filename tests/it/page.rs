@@ -148,7 +148,7 @@ async fn an_injected_failure_appears_and_the_button_restarts_the_actor() {
 async fn the_page_needs_nothing_from_elsewhere() {
     let shop = TestShop::with(Settings::alone(Over::Bus).await).await;
     let nobody = shop.nobody();
-    for file in ["/admin", "/admin/page.css", "/admin/page.js"] {
+    for file in ["/admin", "/admin/page.css", "/admin/page.js", "/admin/page/tree.js"] {
         let answer = nobody.get(Node::Catalog, file).await;
         assert_eq!(answer.status, 200, "{file}");
         let policy = answer.header("content-security-policy");

@@ -313,7 +313,7 @@ async fn a_resync_waits_for_a_source_that_is_away_and_says_so() {
     eventually(async || {
         let trouble = "select coalesce(max(trouble), '') from resyncs where done_at is null";
         let trouble: String = sqlx::query_scalar(trouble).fetch_one(&mut database).await.unwrap();
-        same(trouble, "the catalog node is away; try again in a moment".to_owned())
+        same(trouble, "the catalog node does not respond; try again in a moment".to_owned())
     })
     .await;
     shop.close().await;

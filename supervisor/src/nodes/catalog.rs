@@ -21,7 +21,7 @@
 use shop_actors::catalog::{self, Catalog};
 use shop_actors::customers;
 use shop_actors::subscriptions::AnySubscription;
-use shop_http::{Api, Copies, ResponseCache};
+use shop_http::{Api, ReplicatedTables, ResponseCache};
 use shop_persistence::Schema;
 use shop_persistence::events::CATALOG_USERS;
 use shop_runtime::{Addr, Child};
@@ -54,7 +54,7 @@ fn children(node: &NodeContext) -> anyhow::Result<Vec<Child>> {
     let http_server = node.http_server(api, authenticator, &common)?;
     let services = vec![
         node.broker(&common),
-        node.resync(Copies::Catalog(customers, catalog)),
+        node.resync(ReplicatedTables::Catalog(customers, catalog)),
         node.change_listener(),
         node.sweeper(),
         http_server,

@@ -13,8 +13,8 @@ use shop_actors::idempotency::Sweeper;
 use shop_actors::subscriptions::AnySubscription;
 use shop_actors::{Metrics, customers};
 use shop_http::{
-    Api, Authenticator, Cluster, Copies, Health, HttpServer, Idempotency, Keys, Limits, Peers,
-    RemoteVerifier, Resync, Shutdown, SnapshotApi,
+    Api, Authenticator, Cluster, Health, HttpServer, Idempotency, Keys, Limits, Peers,
+    RemoteVerifier, ReplicatedTables, Resync, Shutdown, SnapshotApi,
 };
 use shop_messaging::{Broker, Connection};
 use shop_persistence::{Database, Schema};
@@ -127,9 +127,9 @@ impl NodeContext {
     }
 
     /// Rebuilds replicated tables from the snapshots of other nodes.
-    pub fn resync(&self, copies: Copies) -> Child {
+    pub fn resync(&self, tables: ReplicatedTables) -> Child {
         let (database, peers) = (self.actors.database.clone(), self.peers.clone());
-        let resync = Resync { database, copies, peers };
+        let resync = Resync { database, tables, peers };
         Child::service(&self.actors.service_metrics("resync"), GRACE, resync)
     }
 

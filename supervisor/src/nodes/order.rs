@@ -20,7 +20,7 @@
 use shop_actors::customers;
 use shop_actors::orders::{self, Orders};
 use shop_actors::subscriptions::AnySubscription;
-use shop_http::{Api, Copies};
+use shop_http::{Api, ReplicatedTables};
 use shop_persistence::Schema;
 use shop_persistence::events::ORDER_USERS;
 use shop_runtime::{Addr, Child};
@@ -51,7 +51,7 @@ fn children(node: &NodeContext) -> anyhow::Result<Vec<Child>> {
     let http_server = node.http_server(Api::Order(orders.clone()), authenticator, &common)?;
     let services = vec![
         node.broker(&common),
-        node.resync(Copies::Order(customers, orders)),
+        node.resync(ReplicatedTables::Order(customers, orders)),
         node.sweeper(),
         http_server,
     ];
