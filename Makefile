@@ -1,7 +1,7 @@
 # Commands for users and developers. `make run` and `make test` install what is missing on Debian and
 # Ubuntu; the other targets expect the tools that CONTRIBUTING.md lists.
 
-.PHONY: help run test check format lint house docs event-schemas test-one test-shard torture bench deny typos
+.PHONY: help run test check format lint house docs event-schemas openapi test-one test-shard torture bench deny typos
 .DEFAULT_GOAL := help
 
 SHARD ?= 1
@@ -37,6 +37,9 @@ docs: ## build the API documentation of all crates; warnings are errors
 
 event-schemas: ## write the JSON Schemas of the events to docs/events
 	SHOP_UPDATE_EVENT_SCHEMAS=1 cargo test --locked -p shop-tests --test it -- committed_schemas_equal
+
+openapi: ## write the OpenAPI documents of the nodes to docs/openapi
+	SHOP_UPDATE_OPENAPI=1 cargo test --locked -p shop-tests --test it -- openapi::committed_documents
 
 test-one: ## run the tests whose names contain T: make test-one T=orders::
 	@exec sh scripts/test-one.sh "$(T)"

@@ -245,7 +245,10 @@ async fn an_unreachable_node_is_named() {
     let shop = TestShop::start_with(settings).await;
     let admin = shop.admin().await;
     let problem = admin.get(Node::Catalog, "/admin/ledger").await.expect(503);
-    assert!(problem["detail"].as_str().unwrap().contains("the order node does not respond"), "{problem}");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("the order node does not respond"),
+        "{problem}"
+    );
     // The order node itself reads its own database.
     admin.get(Node::Order, "/admin/ledger").await.expect(200);
     shop.close().await;

@@ -35,6 +35,7 @@ mod grafana;
 mod idempotency;
 mod ledger;
 mod lists;
+mod openapi;
 mod operations;
 mod orders;
 mod outage;
