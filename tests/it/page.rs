@@ -186,7 +186,7 @@ async fn the_page_needs_nothing_from_elsewhere() {
     for url in asked.as_array().unwrap() {
         assert!(url.as_str().unwrap().starts_with(&own), "{url} is elsewhere");
     }
-    assert_eq!(page.0.complaints().await.unwrap(), [""; 0]);
+    assert_eq!(page.0.console_errors().await.unwrap(), [""; 0]);
     page.0.close().await.unwrap();
     shop.close().await;
 }

@@ -42,7 +42,7 @@ async fn the_ledger_is_verified_and_a_node_resynced_from_the_command_line() {
         async |arguments: &[&str]| Process::run(&folder, arguments, &settings.variables).await;
     let (code, _, error) = run(&["verify"]).await;
     assert_eq!(code, Some(2), "there is no database yet: {error}");
-    assert!(error.starts_with("shop: the database "), "{error}");
+    assert!(error.starts_with("shop: cannot open the database "), "{error}");
 
     let shop = Process::start(&folder, &["run"], &settings.variables).await;
     anonymous.until_ready().await;
@@ -282,7 +282,7 @@ async fn a_failed_start_is_explained_in_one_line() {
     let listener = TcpListener::bind(("127.0.0.1", free_port())).unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
     let cases: [(&str, &str, &[&str]); 8] = [
-        ("SHOP__AUTH__HTTP__PORT", &port, &["is taken", "auth.http.port"]),
+        ("SHOP__AUTH__HTTP__PORT", &port, &["is in use", "auth.http.port"]),
         ("SHOP__AUTH__HTTP__PROT", "1", &["SHOP__AUTH__HTTP__PROT", "there are host, port"]),
         (
             "SHOP__ORDER__DATABASE__PORT",

@@ -1,4 +1,4 @@
-//! A browser of the tests' own, without a screen: Chromium, told what to do over WebDriver.
+//! A headless Chromium, controlled over WebDriver.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -22,14 +22,14 @@ use crate::{Folder, free_port};
 
 const INSTALL: &str = "a browser is needed: install Chromium and its driver \
     (Debian: apt-get install chromium chromium-driver)";
-const START_PATIENCE: Duration = Duration::from_secs(60);
-const PAGE_PATIENCE_MS: u32 = 60_000;
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const PAGE_TIMEOUT_MS: u32 = 60_000;
 
-/// One window, which knows of no other: what it keeps is its own and goes away with it, or else
-/// with the test process.
+/// A window with a profile of its own. The profile is deleted with the window, at the latest with the
+/// test process.
 #[derive(Debug)]
 pub struct Browser {
-    /// What is in the window.
+    /// The page in the window.
     pub page: Client,
 }
 
@@ -39,37 +39,37 @@ impl Browser {
     /// # Errors
     /// When Chromium or its driver is not installed or does not start.
     pub async fn open() -> anyhow::Result<Self> {
-        // All windows of this process are opened by one driver.
+        // One driver opens all windows of this process.
         static DRIVER: OnceCell<Driver> = OnceCell::const_new();
         let driver = DRIVER.get_or_try_init(Driver::start).await?;
         let arguments = [
             "--headless=new",
-            "--no-sandbox", // root has none
+            "--no-sandbox", // unavailable to root
             "--disable-gpu",
-            "--disable-dev-shm-usage", // containers have little of it
+            "--disable-dev-shm-usage", // containers have little shared memory
             "--no-proxy-server",
-            "--remote-debugging-pipe", // whose end, when the driver is gone, ends the browser
+            "--remote-debugging-pipe", // the browser exits when the driver closes it
             "--window-size=1280,900",
         ];
         let capabilities = [
             ("goog:chromeOptions", json!({"args": arguments})),
             ("goog:loggingPrefs", json!({"browser": "ALL"})),
-            ("timeouts", json!({"pageLoad": PAGE_PATIENCE_MS, "script": PAGE_PATIENCE_MS})),
+            ("timeouts", json!({"pageLoad": PAGE_TIMEOUT_MS, "script": PAGE_TIMEOUT_MS})),
         ];
         let capabilities = capabilities.map(|(name, value)| (name.to_owned(), value));
         let mut session = ClientBuilder::new(HttpConnector::new());
         session.capabilities(Capabilities::from_iter(capabilities));
         let url = format!("http://127.0.0.1:{}", driver.port);
-        let page = timeout(START_PATIENCE, session.connect(&url)).await;
+        let page = timeout(START_TIMEOUT, session.connect(&url)).await;
         let page = page.context("no window opened within 60 s")?.context(INSTALL)?;
         Ok(Self { page })
     }
 
-    /// What the browser complained of since this was last asked.
+    /// The errors in the console since the last call.
     ///
     /// # Errors
-    /// When the browser is gone.
-    pub async fn complaints(&self) -> anyhow::Result<Vec<String>> {
+    /// When the browser has exited.
+    pub async fn console_errors(&self) -> anyhow::Result<Vec<String>> {
         let log = self.page.issue_cmd(ReadConsole).await?;
         let lines = log.as_array().context("the console is a list")?;
         let errors = lines.iter().filter(|line| line["level"] == "SEVERE");
@@ -79,13 +79,13 @@ impl Browser {
     /// Closes the window.
     ///
     /// # Errors
-    /// When the browser is gone already.
+    /// When the browser has exited.
     pub async fn close(self) -> anyhow::Result<()> {
         Ok(self.page.close().await?)
     }
 }
 
-/// Not part of WebDriver itself: what this driver adds.
+/// Reads the console: an extension of chromedriver.
 #[derive(Debug)]
 struct ReadConsole;
 
@@ -99,7 +99,7 @@ impl WebDriverCompatibleCommand for ReadConsole {
     }
 }
 
-/// What opens the windows; it ends with the test process, and the windows with it.
+/// The process that opens windows. It ends with the test process, and the windows with it.
 #[derive(Debug)]
 struct Driver {
     port: u16,
@@ -117,7 +117,7 @@ impl Driver {
             ended = driver.exited() => {
                 bail!("chromedriver did not start ({}): {}", ended?, last_words())
             }
-            answered = timeout(START_PATIENCE, answers(port)) => answered.with_context(|| {
+            answered = timeout(START_TIMEOUT, answers(port)) => answered.with_context(|| {
                 format!("chromedriver did not start within 60 s: {}", last_words())
             })?,
         }
@@ -125,7 +125,7 @@ impl Driver {
     }
 }
 
-/// Nothing of the user's own browser is read or written.
+/// Starts chromedriver without access to the user's own profile.
 fn spawn_service(
     program: &Path,
     folder: &Path,
@@ -140,7 +140,7 @@ fn spawn_service(
         .env("PATH", env::var_os("PATH").unwrap_or_default())
         .env("LANG", "C.UTF-8")
         .env("HOME", folder)
-        .env("TMPDIR", folder) // every window has a profile of its own there
+        .env("TMPDIR", folder) // of the profiles
         .stdout(output.try_clone()?)
         .stderr(Stdio::from(output));
     ChildGuard::spawn(command)

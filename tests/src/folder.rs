@@ -1,4 +1,4 @@
-//! A temporary folder that goes away with the test process, however that ends.
+//! A temporary folder that is deleted with the test process, however that ends.
 
 use std::io::{PipeWriter, pipe};
 use std::os::unix::fs::PermissionsExt;
@@ -8,8 +8,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, fs, io};
 
-/// Waits for the end of the pipe. Servers that end at the same moment may still write, hence twice.
-const SWEEP: &str = r#"read -r _; rm -rf "$0"; sleep 1; rm -rf "$0""#;
+/// Deletes the folder when the pipe closes, and again a second later: servers that exit at the same time
+/// may still write.
+const DELETE: &str = r#"read -r _; rm -rf "$0"; sleep 1; rm -rf "$0""#;
 
 /// A temporary folder, removed when dropped and when its process ends or is killed.
 #[derive(Debug)]
@@ -28,16 +29,16 @@ impl Folder {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = env::temp_dir().join(format!("{name}-{}-{number}", std::process::id()));
         fs::create_dir(&path)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o711))?; // servers may be lesser users
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o711))?; // servers may run as another user
         let (end, owned) = pipe()?;
-        let mut sweeper = Command::new("sh");
-        sweeper.args(["-c", SWEEP]).arg(&path).current_dir("/").stdin(end).process_group(0);
-        let mut sweeper = sweeper.spawn()?;
-        std::thread::spawn(move || sweeper.wait()); // no zombies
+        let mut deleter = Command::new("sh");
+        deleter.args(["-c", DELETE]).arg(&path).current_dir("/").stdin(end).process_group(0);
+        let mut deleter = deleter.spawn()?;
+        std::thread::spawn(move || deleter.wait()); // leaves no zombie
         Ok(Self { path, _owned: owned })
     }
 
-    /// Where it is.
+    /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,4 +1,4 @@
-//! The PostgreSQL that all tests of a process share, each with databases of its own.
+//! PostgreSQL servers. All tests of a process share one and have databases of their own.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,9 +11,9 @@ use tokio::time::timeout;
 
 use crate::{Folder, free_port, signal};
 
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A running cluster, in its socket folder and at 127.0.0.1. Not durable, unless asked for.
+/// A PostgreSQL server at 127.0.0.1. Its commits survive a crash only if it is durable.
 #[derive(Debug)]
 pub struct PostgresServer {
     server: Option<Postgres>,
@@ -22,16 +22,16 @@ pub struct PostgresServer {
 }
 
 impl PostgresServer {
-    /// The one of this process, started when first asked for.
+    /// The server of this process, started on the first call.
     ///
     /// # Errors
-    /// When PostgreSQL is not installed or does not start; the next asker tries again.
+    /// When PostgreSQL is not installed or does not start; the next call tries again.
     pub async fn shared() -> anyhow::Result<&'static Self> {
         static SHARED: OnceCell<PostgresServer> = OnceCell::const_new();
         SHARED.get_or_try_init(Self::start).await
     }
 
-    /// Another one, for a test that stops it.
+    /// Starts another server, for a test that stops it.
     ///
     /// # Errors
     /// When PostgreSQL is not installed or does not start.
@@ -39,7 +39,7 @@ impl PostgresServer {
         Self::run(false).await
     }
 
-    /// One whose commits survive whatever ends it.
+    /// Starts a server whose commits survive a crash.
     ///
     /// # Errors
     /// When PostgreSQL is not installed or does not start.
@@ -54,35 +54,35 @@ impl PostgresServer {
             max_connections: 400,
             port: Some(free_port()),
         };
-        let mut cluster = Self { server: None, options, folder: Folder::new("shop-postgres")? };
-        cluster.start_again().await?;
-        Ok(cluster)
+        let mut server = Self { server: None, options, folder: Folder::new("shop-postgres")? };
+        server.start_again().await?;
+        Ok(server)
     }
 
-    /// Where it is and how to stop it.
+    /// The running server.
     ///
     /// # Panics
     /// Between [`Self::kill`] and [`Self::start_again`].
     #[must_use]
     pub fn server(&self) -> &Postgres {
-        self.server.as_ref().expect("a server that runs")
+        self.server.as_ref().expect("a running server")
     }
 
-    /// Kills the postmaster (`kill -9`): every other process of the cluster ends when it notices.
+    /// Kills the postmaster with SIGKILL. The other processes exit when they notice.
     ///
     /// # Errors
-    /// When it does not end.
+    /// When it does not exit.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         let status = fs::read_to_string(self.data().join("postmaster.pid"))?;
         let pid = status.lines().next().and_then(|pid| pid.trim().parse().ok());
         signal("KILL", pid.context("no process id in postmaster.pid")?).await?;
         if let Some(mut server) = self.server.take() {
-            timeout(KILL_PATIENCE, server.exited()).await.context("PostgreSQL does not end")?;
+            timeout(KILL_TIMEOUT, server.exited()).await.context("PostgreSQL does not exit")?;
         }
         Ok(())
     }
 
-    /// Starts it with the data it had, at the same port, once nothing is left of the last one.
+    /// Starts the server with its data at the same port, after the last of its old processes has exited.
     ///
     /// # Errors
     /// When it does not start.
@@ -91,7 +91,7 @@ impl PostgresServer {
         Ok(())
     }
 
-    /// What it said since its last start.
+    /// The log since its last start.
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.folder.path().join("postgres.log")

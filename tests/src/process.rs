@@ -9,14 +9,18 @@ use tokio::sync::OnceCell;
 use crate::wait::eventually;
 use crate::{Folder, release_binary, signal};
 
-/// The path of the release binary, built on the first call.
+/// The path of the binary under test: `SHOP_TESTS_BINARY`, or else the release binary, which is built on
+/// the first call.
 ///
 /// # Panics
 /// When it cannot be built.
 pub async fn binary() -> &'static Path {
     static BINARY: OnceCell<PathBuf> = OnceCell::const_new();
-    let build = async || release_binary().await.expect("the release binary");
-    BINARY.get_or_init(build).await
+    let path = async || match std::env::var_os("SHOP_TESTS_BINARY") {
+        Some(path) => PathBuf::from(path), // absolute: processes have other working directories
+        None => release_binary().await.expect("the release binary"),
+    };
+    BINARY.get_or_init(path).await
 }
 
 /// A process of the binary. It is killed when dropped.

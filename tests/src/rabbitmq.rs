@@ -1,4 +1,4 @@
-//! A RabbitMQ of the tests' own, beside any that the system runs.
+//! RabbitMQ servers, independent of any that the system runs.
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -15,14 +15,15 @@ use tokio::time::{sleep, timeout};
 
 use crate::{Folder, free_port};
 
-/// Debian's `rabbitmq-server` on the path insists on root or its own user; this one does not.
+/// Debian's `rabbitmq-server` on the path must run as root or its own user; this one need not.
 const DEBIAN: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
-/// What a client says first.
-const GREETING: &[u8] = b"AMQP\x00\x00\x09\x01";
-const START_PATIENCE: Duration = Duration::from_secs(120);
-const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// The protocol header that a client sends first.
+const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A broker that ends with the test process, and its data with it. User and password: `guest`.
+/// A RabbitMQ server. It exits with the test process, and its data is deleted. User and password are
+/// `guest`.
 #[derive(Debug)]
 pub struct RabbitMq {
     program: PathBuf,
@@ -33,16 +34,16 @@ pub struct RabbitMq {
 }
 
 impl RabbitMq {
-    /// The one that all tests of this process share, started when first asked for.
+    /// The server that all tests of this process share, started on the first call.
     ///
     /// # Errors
-    /// When RabbitMQ is not installed or does not start; the next asker tries again.
+    /// When RabbitMQ is not installed or does not start; the next call tries again.
     pub async fn shared() -> anyhow::Result<&'static Self> {
         static SHARED: OnceCell<RabbitMq> = OnceCell::const_new();
         SHARED.get_or_try_init(Self::start).await
     }
 
-    /// Starts another one, empty. Resolves when it answers: after about 10 s.
+    /// Starts another, empty server and waits until it accepts connections: about 10 s.
     ///
     /// # Errors
     /// When RabbitMQ is not installed or does not start.
@@ -67,7 +68,7 @@ impl RabbitMq {
         self.port
     }
 
-    /// Starts it again with the data it had. Resolves when it answers.
+    /// Starts the server with its data and waits until it accepts connections.
     ///
     /// # Errors
     /// When it does not start.
@@ -78,7 +79,7 @@ impl RabbitMq {
             ended = broker.exited() => {
                 bail!("RabbitMQ did not start ({}): {}", ended?, self.last_words())
             }
-            answered = timeout(START_PATIENCE, self.answers()) => answered.with_context(|| {
+            answered = timeout(START_TIMEOUT, self.until_connected()) => answered.with_context(|| {
                 format!("RabbitMQ did not start within 120 s: {}", self.last_words())
             })?,
         }
@@ -86,29 +87,29 @@ impl RabbitMq {
         Ok(())
     }
 
-    /// Stops it in good order.
+    /// Stops it gracefully.
     ///
     /// # Errors
-    /// When its end cannot be waited for.
+    /// When its exit cannot be awaited.
     pub async fn stop(&mut self) -> io::Result<()> {
         self.end("TERM").await
     }
 
-    /// Kills it (`kill -9`).
+    /// Kills it with SIGKILL.
     ///
     /// # Errors
-    /// When its end cannot be waited for.
+    /// When its exit cannot be awaited.
     pub async fn kill(&mut self) -> io::Result<()> {
         self.end("KILL").await
     }
 
-    /// The folder that its logs are in.
+    /// The folder of its logs.
     #[must_use]
     pub fn logs(&self) -> PathBuf {
         self.path("log")
     }
 
-    /// Stops it where it stands (`STOP`), or lets it go on (`CONT`).
+    /// Suspends it (`STOP`), or resumes it (`CONT`).
     pub fn signal(&mut self, signal: &str) {
         if let Some(broker) = &mut self.running {
             broker.send(signal);
@@ -117,12 +118,12 @@ impl RabbitMq {
 
     async fn end(&mut self, signal: &str) -> io::Result<()> {
         if let Some(broker) = self.running.take() {
-            broker.stop(signal, STOP_PATIENCE).await?;
+            broker.stop(signal, STOP_TIMEOUT).await?;
         }
         Ok(())
     }
 
-    /// Everything by environment: nothing of the system's own RabbitMQ is read or written.
+    /// Starts the server. Its environment keeps it away from the files of the system's own RabbitMQ.
     fn spawn_service(&self) -> io::Result<ChildGuard> {
         let log = OpenOptions::new().create(true).append(true).open(self.path("output"))?;
         let mut command = ChildGuard::command(&self.program, "KILL");
@@ -131,7 +132,7 @@ impl RabbitMq {
             .env("PATH", env::var_os("PATH").unwrap_or_default())
             .env("LANG", "C.UTF-8")
             .env("HOME", self.folder.path()) // the Erlang cookie
-            .env("RUNNING_UNDER_SYSTEMD", "1") // no script between us and what we send signals to
+            .env("RUNNING_UNDER_SYSTEMD", "1") // no script receives the signals instead
             .env("RABBITMQ_NODENAME", format!("shop-{}@localhost", self.port))
             .env("RABBITMQ_NODE_PORT", self.port.to_string())
             .env("RABBITMQ_DIST_PORT", self.distribution_port.to_string())
@@ -152,15 +153,15 @@ impl RabbitMq {
         ChildGuard::spawn(command)
     }
 
-    async fn answers(&self) {
-        while self.greet().await.is_err() {
+    async fn until_connected(&self) {
+        while self.connect().await.is_err() {
             sleep(Duration::from_millis(50)).await;
         }
     }
 
-    async fn greet(&self) -> io::Result<u8> {
+    async fn connect(&self) -> io::Result<u8> {
         let mut connection = TcpStream::connect(("127.0.0.1", self.port)).await?;
-        connection.write_all(GREETING).await?;
+        connection.write_all(PROTOCOL_HEADER).await?;
         connection.read_u8().await
     }
 
