@@ -275,5 +275,5 @@ async fn verify_creates_no_database_and_names_a_missing_one() {
         .await
         .unwrap();
     let refused = verify::verify(&settings.config(), EVENT_TIMEOUT).await.unwrap_err().to_string();
-    assert!(refused.contains("does not hold the tables of the order node"), "{refused}");
+    assert!(refused.contains("does not have the tables of the order node"), "{refused}");
 }

@@ -90,7 +90,7 @@ async fn make_anew(over: Over) {
         cups
     };
     let (said, cups) = tokio::join!(ask(settings, &[Node::Order]), meanwhile);
-    assert_eq!(said.first().map(String::as_str), Some("order: asked"));
+    assert_eq!(said.first().map(String::as_str), Some("order: requested"));
     assert!(said.last().unwrap().starts_with("order: done: "), "{said:?}");
 
     assert_eq!(for_sale(settings, &teapot).await, Some(8));
