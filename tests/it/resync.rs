@@ -332,5 +332,5 @@ async fn a_resync_that_no_node_does_is_given_up() {
     let settings = shop.settings.clone();
     shop.close().await;
     let refused = resync::resync(&settings.config(), &[Node::Order], drop).await.unwrap_err();
-    assert!(refused.to_string().contains("no node works at it"), "{refused}");
+    assert!(refused.to_string().contains("no running node works on the request"), "{refused}");
 }
