@@ -10,7 +10,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-use serde_json::Value;
+use reqwest::Method;
+use serde_json::{Value, json};
 use shop_supervisor::Node;
 use shop_tests::TestShop;
 
@@ -39,6 +40,24 @@ async fn committed_documents_equal_the_code() {
         } else {
             let is_equal = committed.as_ref() == Some(&served);
             assert!(is_equal, "docs/openapi differs from the code of {node:?}; run `make openapi`");
+        }
+    }
+    shop.close().await;
+}
+
+/// Authentication comes before the path and the body are parsed, so that neither must be valid.
+#[tokio::test]
+async fn operations_need_a_token_unless_the_document_says_otherwise() {
+    let shop = TestShop::start().await;
+    for node in Node::ALL {
+        for (path, item) in entries(&committed(node)["paths"]) {
+            for (method, operation) in operations(item) {
+                let url = path.replace(['{', '}'], "");
+                let verb = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
+                let response = shop.anonymous().send(verb, node, &url, None).await;
+                let is_open = operation["security"] == json!([{}]);
+                assert_eq!(response.status == 401, !is_open, "{node:?}: {method} {path}");
+            }
         }
     }
     shop.close().await;
