@@ -283,7 +283,11 @@ async fn a_failed_start_is_explained_in_one_line() {
     let port = listener.local_addr().unwrap().port().to_string();
     let cases: [(&str, &str, &[&str]); 8] = [
         ("SHOP__AUTH__HTTP__PORT", &port, &["is in use", "auth.http.port"]),
-        ("SHOP__AUTH__HTTP__PROT", "1", &["SHOP__AUTH__HTTP__PROT", "there are host, port"]),
+        (
+            "SHOP__AUTH__HTTP__PROT",
+            "1",
+            &["SHOP__AUTH__HTTP__PROT", "the keys of auth.http are host, port"],
+        ),
         (
             "SHOP__ORDER__DATABASE__PORT",
             "9",
