@@ -1,5 +1,5 @@
-//! Whatever is repeated, late or out of order: two databases that hear the same news come to the same state. On real tables,
-//! through the same queries as the owners.
+//! Convergence: two databases that receive the same updates reach the same state, whatever is
+//! repeated, late or out of order. On real tables, with the queries of the actors.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -11,66 +11,66 @@ use shop_persistence::customers::{self, UserUpdate};
 use shop_persistence::stock::{self, Movement};
 use shop_persistence::users::{Role, User};
 use shop_persistence::{Database, DatabaseServer, Schema, Session};
+use shop_tests::{BrokerKind, Settings};
 use sqlx::PgConnection;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use crate::shop::{Over, Settings};
-
-/// How many histories are tried; each is heard twice.
+/// The number of histories. Each is applied twice.
 const HISTORIES: u32 = 40;
 
-/// Something to hear, about the `n`-th product or user of a history.
+/// An update of the `n`-th product or user of a history.
 #[derive(Clone, Debug)]
-enum Heard {
-    /// The catalog offers it; all that was ever stocked grows with the version.
+enum Update {
+    /// The catalog offers a product. The total ever stocked grows with the version.
     Offer { product: i64, version: i64 },
-    /// A sale that another node remembers: its number makes it unique.
+    /// A sale that another node recorded. The number makes it unique.
     Sale { product: i64, number: u128, delta: i64 },
-    /// A user changed, or is gone.
-    User { user: u128, version: i64, gone: bool },
+    /// A user was changed or deleted.
+    User { user: u128, version: i64, deleted: bool },
 }
 
-fn heard() -> impl Strategy<Value = Heard> {
+fn update() -> impl Strategy<Value = Update> {
     prop_oneof![
-        (0..3_i64, 1..6_i64).prop_map(|(product, version)| Heard::Offer { product, version }),
+        (0..3_i64, 1..6_i64).prop_map(|(product, version)| Update::Offer { product, version }),
         // The same number is always the same sale.
         (0..3_i64, 0..8_u128).prop_map(|(product, number)| {
-            Heard::Sale { product, number, delta: -1 - (number as i64 % 3) }
+            Update::Sale { product, number, delta: -1 - (number as i64 % 3) }
         }),
-        // A user who is gone stays so: the last version is the end.
-        (0..3_u128, 1..6_i64).prop_map(|(user, version)| Heard::User {
+        // The last version deletes the user.
+        (0..3_u128, 1..6_i64).prop_map(|(user, version)| Update::User {
             user,
             version,
-            gone: version == 5
+            deleted: version == 5
         }),
     ]
 }
 
-/// What is heard in all, in two orders, in batches of two sizes, with repetitions.
-fn histories() -> impl Strategy<Value = [Vec<Vec<Heard>>; 2]> {
-    let news = prop::collection::vec(heard(), 1..40);
-    news.prop_flat_map(|news| {
-        let order = |news: Vec<Heard>| {
-            let repeated: Vec<_> = news.iter().chain(news.iter().step_by(3)).cloned().collect();
-            (Just(repeated).prop_shuffle(), 1..7_usize).prop_map(|(news, size)| {
-                news.chunks(size).map(<[Heard]>::to_vec).collect::<Vec<_>>()
+/// The same updates in two orders, with repetitions and batches of different sizes.
+fn histories() -> impl Strategy<Value = [Vec<Vec<Update>>; 2]> {
+    let updates = prop::collection::vec(update(), 1..40);
+    updates.prop_flat_map(|updates| {
+        let order = |updates: Vec<Update>| {
+            let repeated: Vec<_> =
+                updates.iter().chain(updates.iter().step_by(3)).cloned().collect();
+            (Just(repeated).prop_shuffle(), 1..7_usize).prop_map(|(updates, size)| {
+                updates.chunks(size).map(<[Update]>::to_vec).collect::<Vec<_>>()
             })
         };
-        (order(news.clone()), order(news)).prop_map(|(one, other)| [one, other])
+        (order(updates.clone()), order(updates)).prop_map(|(one, other)| [one, other])
     })
 }
 
-/// A database, and where in it the rows of a history are.
-struct World {
+/// A database to which histories are applied.
+struct Replica {
     session: Session,
     reader: PgConnection,
 }
 
-impl World {
-    async fn new(settings: &Settings, name: &str, schema: Schema) -> World {
+impl Replica {
+    async fn new(settings: &Settings, name: &str, schema: Schema) -> Replica {
         let server = settings.config().order.database;
-        let cluster = DatabaseServer {
+        let server = DatabaseServer {
             host: server.host,
             port: server.port,
             user: server.user,
@@ -79,15 +79,15 @@ impl World {
             connections: 2,
         };
         let name = format!("{}{name}", settings.prefix);
-        let database = Database::open(&cluster, &name, schema).await.unwrap();
-        World { session: database.session(), reader: settings.connect(&name).await }
+        let database = Database::open(&server, &name, schema).await.unwrap();
+        Replica { session: database.session(), reader: settings.connect(&name).await }
     }
 
-    /// The order node hears a batch.
-    async fn order_hears(&mut self, history: i64, batch: &[Heard]) {
-        let offers: Vec<_> = batch.iter().filter_map(|heard| heard.offer(history)).collect();
-        let sales: Vec<_> = batch.iter().filter_map(|heard| heard.sale(history)).collect();
-        let users: Vec<_> = batch.iter().filter_map(|heard| heard.user(history)).collect();
+    /// Applies a batch as the order node does.
+    async fn apply_on_order(&mut self, history: i64, batch: &[Update]) {
+        let offers: Vec<_> = batch.iter().filter_map(|update| update.offer(history)).collect();
+        let sales: Vec<_> = batch.iter().filter_map(|update| update.sale(history)).collect();
+        let users: Vec<_> = batch.iter().filter_map(|update| update.user(history)).collect();
         let mut tx = self.session.begin().await.unwrap();
         stock::take_over(&mut tx, &sales).await.unwrap();
         stock::offer(&mut tx, &offers).await.unwrap();
@@ -95,16 +95,16 @@ impl World {
         tx.commit().await.unwrap();
     }
 
-    /// The catalog hears a batch: of the sales.
-    async fn catalog_hears(&mut self, history: i64, batch: &[Heard]) {
-        let sales: Vec<_> = batch.iter().filter_map(|heard| heard.sale(history)).collect();
+    /// Applies the sales of a batch as the catalog node does.
+    async fn apply_on_catalog(&mut self, history: i64, batch: &[Update]) {
+        let sales: Vec<_> = batch.iter().filter_map(|update| update.sale(history)).collect();
         let mut tx = self.session.begin().await.unwrap();
         stock::apply(&mut tx, &sales).await.unwrap();
         tx.commit().await.unwrap();
     }
 
-    /// The catalog has the products of this history, with nothing in stock.
-    async fn shelve(&mut self, history: i64) {
+    /// Adds the products of a history to the catalog, without stock.
+    async fn add_products(&mut self, history: i64) {
         let category = "insert into categories (name, level)
                         select 'all', 0 where not exists (select from categories)";
         sqlx::query(category).execute(&mut self.reader).await.unwrap();
@@ -126,7 +126,7 @@ impl World {
     }
 }
 
-/// Each history has ids of its own.
+/// Each history has its own ids.
 fn product_id(history: i64, product: i64) -> i64 {
     history * 10 + product
 }
@@ -135,14 +135,14 @@ fn user_id(history: i64, user: u128) -> Uuid {
     Uuid::from_u128((history as u128) << 64 | user)
 }
 
-/// All that was ever stocked by this version: more than is ever sold.
+/// The total that was ever stocked at this version: more than is ever sold.
 fn stocked(version: i64) -> i64 {
     100 * version
 }
 
-impl Heard {
+impl Update {
     fn offer(&self, history: i64) -> Option<stock::ProductUpdate> {
-        let Heard::Offer { product, version } = *self else { return None };
+        let Update::Offer { product, version } = *self else { return None };
         let name = format!("product {product} as of version {version}");
         let id = product_id(history, product);
         let offer =
@@ -151,18 +151,18 @@ impl Heard {
     }
 
     fn sale(&self, history: i64) -> Option<Movement> {
-        let Heard::Sale { product, number, delta } = *self else { return None };
+        let Update::Sale { product, number, delta } = *self else { return None };
         let id = Uuid::from_u128((history as u128) << 64 | (product as u128) << 32 | number);
         let product_id = product_id(history, product);
         Some(Movement { id, ..Movement::sold(product_id, delta, number as i64) })
     }
 
     fn user(&self, history: i64) -> Option<UserUpdate> {
-        let Heard::User { user, version, gone } = *self else { return None };
+        let Update::User { user, version, deleted } = *self else { return None };
         let id = user_id(history, user);
         let username = format!("user {user} as of version {version}");
         let user = User { id, username, email: format!("{version}@example.com"), role: Role::User };
-        Some(UserUpdate { id, version, user: (!gone).then_some(user) })
+        Some(UserUpdate { id, version, user: (!deleted).then_some(user) })
     }
 }
 
@@ -177,21 +177,21 @@ const CUSTOMERS: &str = "
 const SOLD: &str = "
     select id || ' ' || storage_quantity from products where id / 10 = $1 order by id";
 
-/// What the order node's products must be in the end, by the news alone.
-fn expected(history: i64, news: &[Vec<Heard>]) -> Vec<String> {
+/// The expected products of the order node, computed from the updates.
+fn expected(history: i64, batches: &[Vec<Update>]) -> Vec<String> {
     let mut newest = BTreeMap::<i64, i64>::new();
     let mut sold = BTreeMap::<i64, BTreeMap<u128, i64>>::new();
-    for heard in news.iter().flatten() {
-        match *heard {
-            Heard::Offer { product, version } => {
+    for update in batches.iter().flatten() {
+        match *update {
+            Update::Offer { product, version } => {
                 let known = newest.entry(product).or_default();
                 *known = version.max(*known);
             }
-            Heard::Sale { product, number, delta } => {
+            Update::Sale { product, number, delta } => {
                 newest.entry(product).or_default();
                 sold.entry(product).or_default().insert(number, delta);
             }
-            Heard::User { .. } => {}
+            Update::User { .. } => {}
         }
     }
     let line = |(product, version): (i64, i64)| {
@@ -207,11 +207,11 @@ fn expected(history: i64, news: &[Vec<Heard>]) -> Vec<String> {
 }
 
 #[test]
-fn whatever_the_order_both_nodes_come_to_the_same_state() {
+fn replicas_converge_in_any_order_of_updates() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let _inside = runtime.enter(); // sessions close by a task
-    let settings = runtime.block_on(Settings::alone(Over::Bus));
-    let new = async |name: &str, schema| Mutex::new(World::new(&settings, name, schema).await);
+    let _inside = runtime.enter(); // sessions are closed by a task
+    let settings = runtime.block_on(Settings::single_replica(BrokerKind::Bus));
+    let new = async |name: &str, schema| Mutex::new(Replica::new(&settings, name, schema).await);
     let (orders, catalogs) = runtime.block_on(async {
         let orders = [new("order_1", Schema::Order).await, new("order_2", Schema::Order).await];
         let catalogs =
@@ -219,36 +219,36 @@ fn whatever_the_order_both_nodes_come_to_the_same_state() {
         (orders, catalogs)
     });
     let histories_so_far = Cell::new(0);
-    let mut tried = TestRunner::new(Config {
+    let mut runner = TestRunner::new(Config {
         cases: HISTORIES,
         failure_persistence: None,
         ..Config::default()
     });
-    let outcome = tried.run(&histories(), |heard| {
+    let outcome = runner.run(&histories(), |deliveries| {
         let history = histories_so_far.get() + 1;
         histories_so_far.set(history);
-        let copy = async |world: &Mutex<World>, news: &[Vec<Heard>]| {
-            let mut world = world.lock().await;
-            for batch in news {
-                world.order_hears(history, batch).await;
+        let copy = async |replica: &Mutex<Replica>, batches: &[Vec<Update>]| {
+            let mut replica = replica.lock().await;
+            for batch in batches {
+                replica.apply_on_order(history, batch).await;
             }
-            (world.products(PRODUCTS, history).await, world.customers(history).await)
+            (replica.products(PRODUCTS, history).await, replica.customers(history).await)
         };
-        let follow = async |world: &Mutex<World>, news: &[Vec<Heard>]| {
-            let mut world = world.lock().await;
-            world.shelve(history).await;
-            for batch in news {
-                world.catalog_hears(history, batch).await;
+        let follow = async |replica: &Mutex<Replica>, batches: &[Vec<Update>]| {
+            let mut replica = replica.lock().await;
+            replica.add_products(history).await;
+            for batch in batches {
+                replica.apply_on_catalog(history, batch).await;
             }
-            world.products(SOLD, history).await
+            replica.products(SOLD, history).await
         };
         runtime.block_on(async {
-            let (products, customers) = copy(&orders[0], &heard[0]).await;
-            let other = copy(&orders[1], &heard[1]).await;
+            let (products, customers) = copy(&orders[0], &deliveries[0]).await;
+            let other = copy(&orders[1], &deliveries[1]).await;
             prop_assert_eq!((&products, &customers), (&other.0, &other.1));
-            prop_assert_eq!(products, expected(history, &heard[0]));
-            let sold = follow(&catalogs[0], &heard[0]).await;
-            prop_assert_eq!(sold, follow(&catalogs[1], &heard[1]).await);
+            prop_assert_eq!(products, expected(history, &deliveries[0]));
+            let sold = follow(&catalogs[0], &deliveries[0]).await;
+            prop_assert_eq!(sold, follow(&catalogs[1], &deliveries[1]).await);
             Ok(())
         })
     });

@@ -9,7 +9,7 @@ use shop_tests::{BrokerKind, Client, PASSWORD, Response, Settings, TestShop, equ
 use uuid::Uuid;
 
 use crate::dead_letters::dead_letters;
-use crate::events::Stranger;
+use crate::events::ExternalPublisher;
 
 /// Places an order with an idempotency key.
 async fn order(client: &Client, key: &str, product: &Product, quantity: i64) -> Response {
@@ -77,9 +77,9 @@ async fn every_change_is_executed_once_and_its_repetition_gets_the_same_response
 async fn a_dead_letter_is_dropped_or_redriven_once() {
     let shop = TestShop::start().await;
     let admin = shop.admin().await;
-    let mut stranger = Stranger::beside(&shop).await;
+    let mut external = ExternalPublisher::connect(&shop).await;
     for body in [b"{", b"["] {
-        stranger.send("product.created", Some(1), body).await;
+        external.send("product.created", Some(1), body).await;
     }
     let letters = dead_letters(&admin, Node::Order, 2).await;
     let path = |letter: &Value| format!("/admin/dead-letters/{}", letter["id"].as_str().unwrap());

@@ -2,25 +2,25 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
 
-/// Promises of a shop, each kept on the bus and over RabbitMQ alike.
+/// Runs each test on a shop with the in-process bus and on a shop with RabbitMQ.
 macro_rules! on_both_brokers {
-    ($($promise:ident)*) => {
+    ($($test:ident)*) => {
         mod on_the_bus {
+            use shop_tests::{BrokerKind, TestShop};
             $(#[tokio::test]
-            async fn $promise() {
-                super::$promise(super::TestShop::over(super::Over::Bus).await).await;
+            async fn $test() {
+                super::$test(TestShop::start_on(BrokerKind::Bus).await).await;
             })*
         }
-        mod over_rabbitmq {
+        mod on_rabbitmq {
+            use shop_tests::{BrokerKind, TestShop};
             $(#[tokio::test]
-            async fn $promise() {
-                super::$promise(super::TestShop::over(super::Over::RabbitMq).await).await;
+            async fn $test() {
+                super::$test(TestShop::start_on(BrokerKind::RabbitMq).await).await;
             })*
         }
     };
 }
-
-mod shop;
 
 mod actors;
 mod brokers;

@@ -7,7 +7,7 @@ use shop_supervisor::Node;
 use shop_tests::browser::Browser;
 
 use crate::actors::{break_orders, find, list, repair_orders};
-use crate::shop::{Client, Over, PASSWORD, Settings, TestShop, eventually, same};
+use shop_tests::{BrokerKind, Client, PASSWORD, Settings, TestShop, equal, eventually};
 
 /// The page of the catalog node, in a window of its own.
 struct Page(Browser);
@@ -15,7 +15,7 @@ struct Page(Browser);
 impl Page {
     async fn open(shop: &TestShop) -> Page {
         let browser = Browser::open().await.expect("a browser");
-        let url = format!("http://{}/admin", shop.nobody().peer(Node::Catalog));
+        let url = format!("http://{}/admin", shop.anonymous().peer(Node::Catalog));
         browser.page.goto(&url).await.expect("the page");
         Page(browser)
     }
@@ -77,17 +77,17 @@ impl Page {
 
 #[tokio::test]
 async fn an_administrator_signs_in_and_sees_the_whole_cluster() {
-    let shop = TestShop::with(Settings::alone(Over::Bus).await).await;
+    let shop = TestShop::start_with(Settings::single_replica(BrokerKind::Bus).await).await;
     shop.user("anna").await;
     let page = Page::open(&shop).await;
-    page.sign_in("admin", "wrong horse").await;
+    page.log_in("admin", "wrong horse").await;
     page.reads("#sign-in-error", "password").await;
-    page.sign_in("anna", PASSWORD).await;
+    page.log_in("anna", PASSWORD).await;
     page.reads("#sign-in-error", "not an administrator").await;
     let nothing = page.run("return document.querySelectorAll('[data-path]').length").await;
     assert_eq!(nothing, 0, "nobody is signed in");
-    page.sign_in("admin", PASSWORD).await;
-    page.shows_all_of(&shop.nobody()).await;
+    page.log_in("admin", PASSWORD).await;
+    page.shows_all_of(&shop.anonymous()).await;
     eventually(async || page.shown("[data-path='shop/order/orders/0'][data-status=running]").await)
         .await;
     page.0.close().await.unwrap();
@@ -96,12 +96,12 @@ async fn an_administrator_signs_in_and_sees_the_whole_cluster() {
 
 #[tokio::test]
 async fn an_injected_failure_appears_and_the_button_restarts_the_actor() {
-    let shop = TestShop::with(Settings::alone(Over::Bus).await).await;
+    let shop = TestShop::start_with(Settings::single_replica(BrokerKind::Bus).await).await;
     let admin = shop.admin().await;
     let teapot = admin.product(5, 1000).await;
     admin.order(&[(&teapot, 1)]).await.expect(201);
     let page = Page::open(&shop).await;
-    page.sign_in("admin", PASSWORD).await;
+    page.log_in("admin", PASSWORD).await;
     page.shows_all_of(&admin).await;
 
     break_orders(&shop).await;
@@ -129,7 +129,7 @@ async fn an_injected_failure_appears_and_the_button_restarts_the_actor() {
     .await;
     eventually(async || {
         let actor = find(&admin, Node::Order, &path).await;
-        same((actor.restarts, actor.status.as_str()), (2, "running")).map(|_| ())
+        equal((actor.restarts, actor.status.as_str()), (2, "running")).map(|_| ())
     })
     .await;
     page.reads("#details #failures", "it looked pale").await;
@@ -146,8 +146,8 @@ async fn an_injected_failure_appears_and_the_button_restarts_the_actor() {
 
 #[tokio::test]
 async fn the_page_needs_nothing_from_elsewhere() {
-    let shop = TestShop::with(Settings::alone(Over::Bus).await).await;
-    let nobody = shop.nobody();
+    let shop = TestShop::start_with(Settings::single_replica(BrokerKind::Bus).await).await;
+    let nobody = shop.anonymous();
     for file in ["/admin", "/admin/page.css", "/admin/page.js", "/admin/page/tree.js"] {
         let answer = nobody.get(Node::Catalog, file).await;
         assert_eq!(answer.status, 200, "{file}");
@@ -166,10 +166,10 @@ async fn the_page_needs_nothing_from_elsewhere() {
         assert!(widths[1].as_u64() <= Some(360), "{view} is wider than its window: {widths}");
     };
     page.0.page.set_window_size(360, 800).await.unwrap();
-    eventually(async || same(page.run("return innerWidth").await, json!(360))).await;
+    eventually(async || equal(page.run("return innerWidth").await, json!(360))).await;
     eventually(async || page.shown("#sign-in").await).await;
     narrow("the way in").await;
-    page.sign_in("admin", PASSWORD).await;
+    page.log_in("admin", PASSWORD).await;
     page.shows_all_of(&nobody).await;
     narrow("the list").await;
     page.click("[data-path='shop/order/orders/0']").await;

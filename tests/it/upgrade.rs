@@ -14,7 +14,7 @@ use shop_tests::api::Product;
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection};
 use uuid::Uuid;
 
-use crate::shop::{Answer, Over, Settings, TestShop, eventually, same};
+use shop_tests::{BrokerKind, Response, Settings, TestShop, equal, eventually};
 
 const DUMPS: [(Node, Schema, &str); 3] = [
     (Node::Auth, Schema::Auth, include_str!("../upgrade/auth.sql")),
@@ -156,12 +156,12 @@ async fn reconcile(settings: &Settings) {
 
 #[tokio::test]
 async fn a_database_of_an_older_release_is_upgraded_in_place_and_reconciles() {
-    let settings = Settings::new(Over::Bus).await;
+    let settings = Settings::new(BrokerKind::Bus).await;
     restore(&settings).await;
     let old = [Node::Catalog, Node::Order].map(|node| old_movements(&settings, node));
     let old = futures::future::join_all(old).await;
 
-    let shop = TestShop::with(settings.clone()).await;
+    let shop = TestShop::start_with(settings.clone()).await;
     let new = [Node::Catalog, Node::Order].map(|node| movements(&settings, node));
     for (old, new) in old.iter().zip(futures::future::join_all(new).await) {
         assert!(new.len() >= old.len());
@@ -182,7 +182,7 @@ async fn a_database_of_an_older_release_is_upgraded_in_place_and_reconciles() {
         let sold = "select count(*) from stock_movements where order_id in (22, 23)";
         let mut catalog = settings.database(Node::Catalog).await;
         let sold: i64 = sqlx::query_scalar(sold).fetch_one(&mut catalog).await.unwrap();
-        same(sold, 4)
+        equal(sold, 4)
     })
     .await;
     reconcile(&settings).await;
@@ -215,18 +215,18 @@ async fn redrive(shop: &TestShop) {
 /// An idempotency key of the older release stays taken. Fingerprints had another key then, so the
 /// stored response is not replayed.
 async fn repeat(shop: &TestShop) {
-    let anna = shop.nobody().sign_in("anna").await;
+    let anna = shop.anonymous().log_in("anna").await;
     let order = json!({"user_id": anna.id(), "items": [{"product_id": 1, "quantity": 1}]});
     let request = anna.request(Method::POST, Node::Order, "/order");
-    let repeated = Answer::of(request.header("idempotency-key", "order-0").json(&order)).await;
+    let repeated = Response::of(request.header("idempotency-key", "order-0").json(&order)).await;
     repeated.expect(422);
 }
 
 #[tokio::test]
 async fn an_upgraded_schema_equals_that_of_a_new_database() {
-    let settings = Settings::alone(Over::Bus).await;
+    let settings = Settings::single_replica(BrokerKind::Bus).await;
     restore(&settings).await;
-    TestShop::with(settings.clone()).await.stop().await;
+    TestShop::start_with(settings.clone()).await.stop().await;
     for (node, tables, _) in DUMPS {
         let upgraded = schema(settings.database(node).await).await;
         let new = schema(new_database(&settings, node, tables).await).await;

@@ -6,7 +6,6 @@ pub mod browser;
 mod client;
 pub mod fault_proxy;
 mod folder;
-mod former_names;
 pub mod postgres;
 mod process;
 pub mod rabbitmq;
