@@ -55,7 +55,7 @@ impl Page {
         .await;
     }
 
-    async fn sign_in(&self, name: &str, password: &str) {
+    async fn log_in(&self, name: &str, password: &str) {
         self.write("#username", name).await;
         self.write("#password", password).await;
         self.click("#sign-in").await;

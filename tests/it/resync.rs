@@ -86,7 +86,7 @@ async fn an_emptied_order_database_is_rebuilt(shop: TestShop) {
         cups
     };
     let (output, cups) = tokio::join!(request_resync(settings, &[Node::Order]), requests);
-    assert_eq!(output.first().map(String::as_str), Some("order: asked"));
+    assert_eq!(output.first().map(String::as_str), Some("order: requested"));
     assert!(output.last().unwrap().starts_with("order: done: "), "{output:?}");
 
     assert_eq!(order_stock(settings, &teapot).await, Some(8));
@@ -338,5 +338,5 @@ async fn a_resync_without_a_running_node_fails() {
     let settings = shop.settings.clone();
     shop.close().await;
     let error = resync::resync(&settings.config(), &[Node::Order], drop).await.unwrap_err();
-    assert!(error.to_string().contains("no node works at it"), "{error}");
+    assert!(error.to_string().contains("no running node works on the request"), "{error}");
 }
