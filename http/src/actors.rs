@@ -1,20 +1,14 @@
 //! The inspector's API: the state of a node's actors, live, and their control by administrators.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
-use std::convert::Infallible;
-use std::hash::{BuildHasher, RandomState};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
-use axum::response::sse::{Event, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing;
 use deserr::Deserr;
-use futures::Stream;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use shop_actors::audit;
@@ -24,13 +18,13 @@ use shop_runtime::registry::{
     ActorRegistry, ActorView, ControlAction, Details, History, Sort, Tree,
 };
 use shop_runtime::{Addr, now};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use utoipa::{IntoParams, OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::actor_stream::ActorStream;
 use crate::auth::{Access, Authenticator, Routes, bearer};
 use crate::body::{Json, JsonOrEmpty, Path, Query, ValidationErrors};
 use crate::context::{Authenticated, RequestContext};
@@ -41,9 +35,6 @@ use crate::problem::{Failure, Problem, Result};
 
 /// The maximum number of concurrent streams.
 const MAX_STREAMS: usize = 64;
-
-/// The seconds between two verifications of a stream's token.
-const VERIFY_INTERVAL: u64 = 10;
 
 /// The maximum length of a reason, in characters.
 const MAX_REASON_LEN: usize = 500;
@@ -332,70 +323,6 @@ async fn stream_actors(State(actors): State<Actors>, headers: HeaderMap) -> Resu
     let token = bearer(&headers).unwrap_or_default().to_owned();
     let permit = actors.streams.clone().try_acquire_owned();
     let permit = permit.map_err(|_| Error::Overloaded("stream of actors".into()))?;
-    let mut ticks = interval(Duration::from_secs(1));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let stream = ActorStream {
-        registry: actors.registry,
-        authenticator: actors.authenticator,
-        token,
-        ticks,
-        tick: 0,
-        hasher: RandomState::new(),
-        sent: HashMap::new(),
-        _permit: permit,
-    };
-    let closing = actors.closing.clone();
-    let changes = futures::stream::unfold(stream, move |mut stream| {
-        let closing = closing.clone();
-        async move {
-            let event = closing.run_until_cancelled(stream.next()).await.flatten()?;
-            Some((Ok::<_, Infallible>(event), stream))
-        }
-    });
-    Ok(events(changes))
-}
-
-/// The headers keep proxies from buffering the events.
-fn events(events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static) -> Response {
-    let headers =
-        [(header::CACHE_CONTROL, "no-store"), (HeaderName::from_static("x-accel-buffering"), "no")];
-    (headers, Sse::new(events)).into_response()
-}
-
-/// A client's stream of changes.
-struct ActorStream {
-    registry: ActorRegistry,
-    authenticator: Authenticator,
-    token: String,
-    ticks: Interval,
-    tick: u64,
-    hasher: RandomState,
-    /// The hash of what was sent last, by actor path.
-    sent: HashMap<String, u64>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl ActorStream {
-    /// The changes of the next second; `None` once the client is no longer an administrator.
-    async fn next(&mut self) -> Option<Event> {
-        self.ticks.tick().await;
-        self.tick += 1;
-        if self.tick.is_multiple_of(VERIFY_INTERVAL)
-            && !self.authenticator.is_still_admin(&self.token).await
-        {
-            return None;
-        }
-        let mut changed = vec![];
-        for actor in self.registry.actors() {
-            let text = serde_json::to_string(&actor).ok()?;
-            let hash = self.hasher.hash_one(&text);
-            if self.sent.insert(actor.path, hash) != Some(hash) {
-                changed.push(text);
-            }
-        }
-        if changed.is_empty() {
-            return Some(Event::default().comment("no changes"));
-        }
-        Some(Event::default().event("actors").data(format!("[{}]", changed.join(","))))
-    }
+    let stream = ActorStream::new(actors.registry, actors.authenticator, token, permit);
+    Ok(stream.into_response(actors.closing))
 }

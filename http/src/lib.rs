@@ -1,6 +1,7 @@
 //! The HTTP API of the nodes: routes, bodies, authentication, error responses, OpenAPI documents and
 //! the inspector. The only crate that uses axum.
 
+mod actor_stream;
 mod actors;
 mod admin_page;
 mod audit;
