@@ -117,7 +117,7 @@ impl Queue {
             && entry.delivery_count >= limit.redeliveries
         {
             let message_id = entry.message.id.as_deref();
-            tracing::warn!(message.id = message_id, "a message exceeds the delivery limit");
+            tracing::error!(message.id = message_id, "a message exceeds the delivery limit");
             return self.dead_letter(entry, "delivery_limit"); // RabbitMQ's term
         }
         entry.delivery_count += 1;

@@ -177,7 +177,7 @@ async fn dead_letters_are_listed_in_pages(shop: TestShop) {
     let mut external = ExternalPublisher::connect(&shop).await;
     for n in 0..5 {
         external.send("product.created", Some(1), n.to_string().as_bytes()).await;
-        dead_letters(&admin, Node::Order, n + 1).await; // otherwise replicas dead-letter them concurrently
+        dead_letters(&admin, Node::Order, n + 1).await; // keeps the order with replicas
     }
     external.send("user_deleted", Some(1), b"{").await;
     let letters = dead_letters(&admin, Node::Order, 6).await;

@@ -54,7 +54,7 @@ async fn repeated_and_older_user_events_change_nothing(shop: TestShop) {
     let teapot = admin.product(5, 10).await.id;
     let mut external = ExternalPublisher::connect(&shop).await;
     let (id, other) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
-    external.publish("user_updated", 3, &user(&id, "third")).await; // arrives before the user is created
+    external.publish("user_updated", 3, &user(&id, "third")).await; // before the creation
     external.publish("user_created", 1, &user(&id, "first")).await;
     external.publish("user_updated", 2, &user(&id, "second")).await;
     external.publish("user_updated", 3, &user(&id, "another-third")).await;
@@ -76,7 +76,7 @@ async fn an_older_event_does_not_restore_a_deleted_user(shop: TestShop) {
     let teapot = admin.product(5, 10).await.id;
     let mut external = ExternalPublisher::connect(&shop).await;
     let (id, other) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
-    external.publish("user_deleted", 2, &json!({"id": id})).await; // arrives before the user is created
+    external.publish("user_deleted", 2, &json!({"id": id})).await; // before the creation
     external.publish("user_created", 1, &user(&id, "deleted")).await;
     external.publish("user_created", 1, &user(&other, "last")).await;
     order_for(&admin, &other, teapot, 1).await.expect(201);

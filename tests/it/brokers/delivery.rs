@@ -77,7 +77,7 @@ async fn unacknowledged_deliveries_are_limited_to_the_prefetch(broker: Broker) {
     let held = soon(first.next()).await.unwrap();
     assert_eq!((number(&held), number(&soon(first.next()).await.unwrap())), (0, 1));
     let mut second = soon(broker.consume(PRODUCT_CREATED, 1)).await.unwrap();
-    assert_eq!(number(&soon(second.next()).await.unwrap()), 2); // the first consumer could not take it
+    assert_eq!(number(&soon(second.next()).await.unwrap()), 2); // not for the first consumer
     assert!(first.try_next().is_none());
     soon(first.ack(held.tag)).await.unwrap();
     assert_eq!(number(&soon(first.next()).await.unwrap()), 3);
