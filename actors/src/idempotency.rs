@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use shop_persistence::idempotency::{self, Answer, Key};
+use shop_persistence::idempotency::{self, Key, StoredResponse};
 use shop_persistence::{Database, Error, PgConnection, Result, Session};
 use shop_runtime::{Backoff, Failpoint, HandlerResult, Service, registry::ActorMetrics};
 use tokio_util::sync::CancellationToken;
@@ -17,17 +17,20 @@ pub struct IdempotencyKey {
     /// The HTTP status of a success.
     pub success: u16,
     /// The response of an error; `None` for a temporary error, which is not stored.
-    pub refusal: fn(&Error) -> Option<Answer>,
+    pub refusal: fn(&Error) -> Option<StoredResponse>,
 }
 
 impl IdempotencyKey {
     /// The response to store, if the outcome is not temporary.
-    pub(crate) fn answer<T: Serialize>(&self, outcome: &Result<T>) -> Result<Option<Answer>> {
+    pub(crate) fn answer<T: Serialize>(
+        &self,
+        outcome: &Result<T>,
+    ) -> Result<Option<StoredResponse>> {
         match outcome {
             Ok(value) => {
                 let body =
                     serde_json::to_vec(value).map_err(|error| Error::Internal(error.into()))?;
-                Ok(Some(Answer { status: self.success, body }))
+                Ok(Some(StoredResponse { status: self.success, body }))
             }
             Err(error) => Ok((self.refusal)(error)),
         }
@@ -40,7 +43,7 @@ pub enum Replayable<T> {
     /// The request was carried out now.
     New(T),
     /// The request was carried out before, with this response.
-    Replay(Answer),
+    Replay(StoredResponse),
 }
 
 /// Runs a change in a transaction of its own. With a key, the transaction first claims the key and last
@@ -60,13 +63,13 @@ pub(crate) async fn change<T: Serialize>(
     if let Some(answer) = claimed.remove(0)? {
         return Ok(Replayable::Replay(answer));
     }
-    idempotency::mark(&mut tx).await?;
+    idempotency::set_savepoint(&mut tx).await?;
     let outcome = change(&mut tx).failpoint("change: made under a key").await;
     let Some(answer) = key.answer(&outcome)? else { return outcome.map(Replayable::New) };
     if outcome.is_err() {
-        idempotency::back_to_mark(&mut tx).await?;
+        idempotency::roll_back_to_savepoint(&mut tx).await?;
     }
-    idempotency::keep(&mut tx, &[(&key.key, answer)]).await?;
+    idempotency::store(&mut tx, &[(&key.key, answer)]).await?;
     tx.commit().failpoint("change: commit with answer").await?;
     outcome.map(Replayable::New)
 }

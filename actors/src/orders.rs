@@ -205,7 +205,7 @@ impl Orders {
             *outcome = Some(Outcome::Reply(reply.map(Replayable::New)));
         }
         if !responses.is_empty() {
-            idempotency::keep(&mut tx, &responses).await?;
+            idempotency::store(&mut tx, &responses).await?;
         }
         tx.commit().failpoint("place: commit").await?;
         Ok(outcomes.into_iter().flatten().collect())

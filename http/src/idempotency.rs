@@ -7,7 +7,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use shop_actors::idempotency::{IdempotencyKey, Replayable};
-use shop_persistence::idempotency::{Answer, Key};
+use shop_persistence::idempotency::{StoredResponse, Key};
 use shop_persistence::{Error, Result};
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -80,11 +80,11 @@ fn key(parts: &Parts, name: String, body: &[u8]) -> Result<Key> {
 }
 
 /// The response to store for an error; none for temporary errors and bugs.
-fn refusal(error: &Error) -> Option<Answer> {
+fn refusal(error: &Error) -> Option<StoredResponse> {
     let failure = Failure::of(error);
     let status = failure.status();
     let is_final = status.is_client_error() && !failure.is_temporary();
-    is_final.then(|| Answer { status: status.as_u16(), body: failure.body() })
+    is_final.then(|| StoredResponse { status: status.as_u16(), body: failure.body() })
 }
 
 /// The response to a request that changes something: a new one, or the stored one of the first
@@ -98,7 +98,7 @@ impl<T: Serialize> IntoResponse for IdempotentResponse<T> {
             IdempotentResponse(success, Replayable::New(value)) => {
                 (success, Json(value)).into_response()
             }
-            IdempotentResponse(_, Replayable::Replay(Answer { status, body })) => {
+            IdempotentResponse(_, Replayable::Replay(StoredResponse { status, body })) => {
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
                 let json = HeaderValue::from_static("application/json");
                 let content_type = if status.is_success() { json } else { PROBLEM_JSON };

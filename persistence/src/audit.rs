@@ -1,4 +1,4 @@
-//! The audit log: what administrators did with the actors of a node, for ever.
+//! The audit log: administrators' actions on the actors of a node. Entries are never deleted.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -9,47 +9,47 @@ use crate::Result;
 use crate::pages::PageRequest;
 use crate::users::UserId;
 
-/// Something that an administrator did.
+/// An administrator's action.
 #[derive(Debug, Clone, PartialEq, Serialize, FromRow, ToSchema)]
 pub struct AuditEntry {
-    /// Its number; grows.
+    /// Grows with every entry.
     #[schema(example = 1)]
     pub id: i64,
-    /// When.
+    /// When it was recorded.
     #[schema(value_type = String, format = DateTime)]
     #[sqlx(try_from = "jiff_sqlx::Timestamp")]
     pub at: Timestamp,
-    /// Who.
+    /// The administrator.
     #[schema(value_type = uuid::Uuid)]
     pub user_id: UserId,
-    /// The name that they signed in with.
+    /// The administrator's name.
     #[schema(example = "admin")]
     pub username: String,
-    /// What.
+    /// The action.
     #[schema(example = "restart")]
     pub action: String,
-    /// To which actor.
+    /// The path of the actor.
     #[schema(example = "shop/order/orders/0")]
     pub actor: String,
-    /// Why.
+    /// The reason that the administrator gave.
     #[schema(example = "stuck for a minute")]
     pub reason: String,
-    /// The request's id, as in the log.
+    /// The request's id, as in the log lines.
     pub request_id: String,
 }
 
-/// Something that an administrator is about to do.
+/// An action to record.
 #[derive(Debug, Clone)]
 pub struct AdminAction {
-    /// Who.
+    /// The administrator.
     pub user_id: UserId,
-    /// The name that they signed in with.
+    /// The administrator's name.
     pub username: String,
-    /// What.
+    /// The action.
     pub action: String,
-    /// To which actor.
+    /// The path of the actor.
     pub actor: String,
-    /// Why.
+    /// The reason that the administrator gave.
     pub reason: String,
     /// The request's id.
     pub request_id: String,
@@ -60,15 +60,15 @@ const INSERT: &str = "
     values ($1, $2, $3, $4, $5, $6)
     returning id, at, user_id, username, action, actor, reason, request_id";
 
-/// Writes down what is about to be done.
-pub async fn insert(tx: &mut PgConnection, deed: &AdminAction) -> Result<AuditEntry> {
+/// Records an action before it runs.
+pub async fn insert(tx: &mut PgConnection, action: &AdminAction) -> Result<AuditEntry> {
     let insert = sqlx::query_as(INSERT)
-        .bind(deed.user_id)
-        .bind(&deed.username)
-        .bind(&deed.action)
-        .bind(&deed.actor)
-        .bind(&deed.reason)
-        .bind(&deed.request_id);
+        .bind(action.user_id)
+        .bind(&action.username)
+        .bind(&action.action)
+        .bind(&action.actor)
+        .bind(&action.reason)
+        .bind(&action.request_id);
     Ok(insert.fetch_one(tx).await?)
 }
 
@@ -76,11 +76,11 @@ const LIST: &str = "
     select id, at, user_id, username, action, actor, reason, request_id
     from audit_log where id < $1 order by id desc limit $2";
 
-/// Entries, the newest first.
+/// Entries in descending ids.
 pub async fn list(
     connection: &mut PgConnection,
-    part: PageRequest<i64>,
+    page: PageRequest<i64>,
 ) -> Result<Vec<AuditEntry>> {
-    let list = sqlx::query_as(LIST).bind(part.after.unwrap_or(i64::MAX)).bind(part.limit);
+    let list = sqlx::query_as(LIST).bind(page.after.unwrap_or(i64::MAX)).bind(page.limit);
     Ok(list.fetch_all(connection).await?)
 }

@@ -21,10 +21,10 @@ pub struct Category {
     /// Its name.
     #[schema(example = "Teapots")]
     pub name: String,
-    /// The category it lies in; a root lies in none.
+    /// The parent category; none for a root.
     #[schema(example = 1)]
     pub parent_id: Option<CategoryId>,
-    /// How deep it lies: 0 for a root.
+    /// The depth: 0 for a root.
     #[schema(example = 1)]
     pub level: i32,
 }
@@ -41,7 +41,7 @@ pub struct Product {
     /// The price of one, in the smallest unit of the shop's currency.
     #[schema(example = 1990)]
     pub price: i64,
-    /// How many are left.
+    /// The number of pieces left.
     #[schema(example = 37)]
     pub storage_quantity: i64,
     /// The category it belongs to.
@@ -69,7 +69,7 @@ pub struct Offer {
 pub struct Name(String);
 
 impl Name {
-    /// Reads a name.
+    /// Parses a name.
     pub fn parse(text: String) -> Result<Name, InvalidValue> {
         let name = text.trim();
         if !(1..=200).contains(&name.chars().count()) {
@@ -99,7 +99,7 @@ pub fn quantity(value: i64) -> Result<i64, InvalidValue> {
 pub struct NewCategory {
     /// Its name.
     pub name: Name,
-    /// The category it shall lie in; a root lies in none.
+    /// The parent category; none for a root.
     pub parent_id: Option<CategoryId>,
 }
 
@@ -124,7 +124,7 @@ pub async fn insert_category(tx: &mut PgConnection, new: &NewCategory) -> Result
     })
 }
 
-/// Where a category stands in their list.
+/// The position of a category in the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CategoryCursor {
     level: i32,
@@ -132,7 +132,7 @@ pub struct CategoryCursor {
 }
 
 impl Category {
-    /// Where it stands in the list.
+    /// Its position in the list.
     pub fn place(&self) -> CategoryCursor {
         CategoryCursor { level: self.level, id: self.id }
     }
@@ -157,13 +157,13 @@ const LIST_CATEGORIES: &str = "
     select id, name, parent_id, level from categories
     where (level, id) > ($1, $2) order by level, id limit $3";
 
-/// Categories, each parent before its children.
+/// Categories: parents before their children.
 pub async fn list_categories(
     connection: &mut PgConnection,
-    part: PageRequest<CategoryCursor>,
+    page: PageRequest<CategoryCursor>,
 ) -> Result<Vec<Category>> {
-    let CategoryCursor { level, id } = part.after.unwrap_or(CategoryCursor { level: -1, id: 0 });
-    let list = sqlx::query_as(LIST_CATEGORIES).bind(level).bind(id).bind(part.limit);
+    let CategoryCursor { level, id } = page.after.unwrap_or(CategoryCursor { level: -1, id: 0 });
+    let list = sqlx::query_as(LIST_CATEGORIES).bind(level).bind(id).bind(page.limit);
     Ok(list.fetch_all(connection).await?)
 }
 
@@ -174,20 +174,20 @@ pub struct NewProduct {
     pub name: Name,
     /// The price of one, in the smallest unit of the shop's currency.
     pub price: i64,
-    /// How many there are.
+    /// The initial stock, in pieces.
     pub quantity: i64,
     /// The category it belongs to.
     pub category_id: CategoryId,
 }
 
-/// The version of a product that was just added.
+/// The version of a new product.
 pub const FIRST_VERSION: i64 = 1;
 
 const INSERT_PRODUCT: &str = "
     insert into products (name, price, storage_quantity, category_id) values ($1, $2, 0, $3)
     returning id, name, price, storage_quantity, category_id";
 
-/// Adds a product; its stock comes as a movement.
+/// Adds a product without stock; its stock is added by a movement.
 pub async fn insert_product(tx: &mut PgConnection, new: &NewProduct) -> Result<Product> {
     let inserted = sqlx::query_as(INSERT_PRODUCT)
         .bind(&new.name.0)
@@ -203,7 +203,7 @@ pub async fn insert_product(tx: &mut PgConnection, new: &NewProduct) -> Result<P
     })
 }
 
-/// Gives no product an id up to this one any more: the order node knows products of these ids.
+/// Reserves the ids up to this one: the order node has products with these ids.
 pub async fn skip(tx: &mut PgConnection, newest: ProductId) -> Result<()> {
     sequences::skip(tx, "products_id_seq", newest).await
 }
@@ -212,13 +212,13 @@ const LIST_PRODUCTS: &str = "
     select id, name, price, storage_quantity, category_id from products
     where id > $1 order by id limit $2";
 
-/// Products, in ascending order of their ids.
+/// Products in ascending ids.
 pub async fn list_products(
     connection: &mut PgConnection,
-    part: PageRequest<ProductId>,
+    page: PageRequest<ProductId>,
 ) -> Result<Vec<Product>> {
-    let list = sqlx::query_as(LIST_PRODUCTS).bind(part.after.unwrap_or(ProductId::MIN));
-    Ok(list.bind(part.limit).fetch_all(connection).await?)
+    let list = sqlx::query_as(LIST_PRODUCTS).bind(page.after.unwrap_or(ProductId::MIN));
+    Ok(list.bind(page.limit).fetch_all(connection).await?)
 }
 
 const CATEGORY_EXISTS: &str = "select exists (select from categories where id = $1)";
@@ -227,16 +227,16 @@ const LIST_PRODUCTS_OF: &str = "
     select id, name, price, storage_quantity, category_id from products
     where category_id = $1 and id > $2 order by id limit $3";
 
-/// The products of one category, without those of the categories in it, in ascending order of their ids.
+/// The products of one category, without those of its subcategories, in ascending ids.
 pub async fn list_products_of(
     connection: &mut PgConnection,
     category: CategoryId,
-    part: PageRequest<ProductId>,
+    page: PageRequest<ProductId>,
 ) -> Result<Vec<Product>> {
     let products: Vec<Product> = sqlx::query_as(LIST_PRODUCTS_OF)
         .bind(category)
-        .bind(part.after.unwrap_or(ProductId::MIN))
-        .bind(part.limit)
+        .bind(page.after.unwrap_or(ProductId::MIN))
+        .bind(page.limit)
         .fetch_all(&mut *connection)
         .await?;
     if products.is_empty()

@@ -1,4 +1,4 @@
-//! Customers: the auth node's users, as the catalog and order nodes last heard of them.
+//! Customers: the copies of the auth node's users on the catalog and order nodes.
 
 use sqlx::{FromRow, PgConnection};
 
@@ -6,14 +6,14 @@ use crate::Result;
 use crate::users::{User, UserId};
 use crate::versions::newest;
 
-/// What was heard of a user, and how new it is.
+/// A user as of a version.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UserUpdate {
-    /// Who.
+    /// Identifies the user.
     pub id: UserId,
     /// Grows with every change of that user.
     pub version: i64,
-    /// What the user is like now; nothing when the user is gone.
+    /// The user as of that version; none if the user is deleted.
     pub user: Option<User>,
 }
 
@@ -28,35 +28,36 @@ const UPSERT: &str = "
     where excluded.version > customers.version
     returning id";
 
-/// Remembers what was heard, unless newer is known. Says whose customers' news it really was.
-pub async fn upsert(tx: &mut PgConnection, news: &[UserUpdate]) -> Result<Vec<UserId>> {
-    let news: Vec<_> = newest(news, |news| (news.id, news.version)).into_values().collect();
-    let users = || news.iter().map(|news| news.user.as_ref());
+/// Applies the updates that are newer than the stored versions. Returns the users that changed.
+pub async fn upsert(tx: &mut PgConnection, updates: &[UserUpdate]) -> Result<Vec<UserId>> {
+    let newest = newest(updates, |update| (update.id, update.version));
+    let updates: Vec<_> = newest.into_values().collect();
+    let users = || updates.iter().map(|update| update.user.as_ref());
     let changed = sqlx::query_scalar(UPSERT)
-        .bind(news.iter().map(|news| news.id).collect::<Vec<_>>())
+        .bind(updates.iter().map(|update| update.id).collect::<Vec<_>>())
         .bind(users().map(|user| user.map(|user| user.username.as_str())).collect::<Vec<_>>())
         .bind(users().map(|user| user.map(|user| user.email.as_str())).collect::<Vec<_>>())
         .bind(users().map(|user| user.map(|user| user.role)).collect::<Vec<_>>())
-        .bind(news.iter().map(|news| news.version).collect::<Vec<_>>())
+        .bind(updates.iter().map(|update| update.version).collect::<Vec<_>>())
         .bind(users().map(|user| user.is_none()).collect::<Vec<_>>())
         .fetch_all(tx);
     Ok(changed.await?)
 }
 
-/// Somebody who may buy, or could once.
+/// A user who may order, or is deleted.
 #[derive(Debug, Clone, FromRow)]
 pub struct Customer {
-    /// Who.
+    /// The user.
     #[sqlx(flatten)]
     pub user: User,
-    /// Whether the account is gone.
+    /// Whether the user is deleted.
     pub deleted: bool,
 }
 
 const FIND: &str = "
     select id, username, email, role, deleted from customers where id = $1 and role is not null";
 
-/// Finds a customer, if this node has ever heard of it.
+/// Finds a customer, unless this node has never received an event of that user.
 pub async fn find(connection: &mut PgConnection, id: UserId) -> Result<Option<Customer>> {
     Ok(sqlx::query_as(FIND).bind(id).fetch_optional(connection).await?)
 }

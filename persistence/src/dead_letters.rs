@@ -1,4 +1,5 @@
-//! Dead letters: messages that could not be applied, kept until a person redrives or drops them.
+//! Dead letters: messages that could not be applied, stored until an administrator redrives or
+//! drops them.
 
 use std::fmt::{self, Display};
 use std::str::FromStr;
@@ -19,50 +20,50 @@ use uuid::Uuid;
 use crate::pages::PageRequest;
 use crate::{Error, InvalidValue, Result};
 
-/// Which dead letter.
+/// Identifies a dead letter.
 pub type DeadLetterId = Uuid;
 
 /// A message that could not be applied.
 #[derive(Debug, Clone, PartialEq, Serialize, FromRow, ToSchema)]
 pub struct DeadLetter {
-    /// Follows from all that identifies it: what is stored twice is one dead letter.
+    /// Follows from the message: a message that is stored twice is one dead letter.
     #[schema(value_type = uuid::Uuid)]
     pub id: DeadLetterId,
     /// The queue that it came from.
     #[schema(example = "product.created")]
     pub queue: String,
-    /// The event's name, as far as it can be told.
+    /// The event's name, if it is known.
     #[schema(example = "product.created")]
     pub event: String,
-    /// What its publisher called it.
+    /// The id that its publisher gave it.
     pub message_id: Option<String>,
-    /// Grows with every change of that one user or product.
+    /// The version of the row that the event is about.
     #[schema(example = 2)]
     pub version: Option<i64>,
-    /// Why it could not be applied when it was tried last.
+    /// Why the last attempt failed.
     #[schema(example = "the new stock is less than what is already sold")]
     pub reason: String,
     /// When it became a dead letter.
     #[sqlx(try_from = "jiff_sqlx::Timestamp")]
     pub first_failed_at: Timestamp,
-    /// How often it was tried, by the shop and by people.
+    /// The number of attempts, redrives included.
     #[schema(example = 1)]
     pub tries: i32,
-    /// All headers that came with it.
+    /// All headers of the message.
     #[schema(value_type = Object)]
     pub headers: Value,
-    /// All properties that came with it.
+    /// All properties of the message.
     #[schema(value_type = Object)]
     pub properties: Value,
-    /// Its content.
+    /// Its body.
     #[serde(flatten)]
     #[sqlx(try_from = "Vec<u8>")]
     pub payload: Payload,
 }
 
 impl DeadLetter {
-    /// The id of the dead letter that this message is, however often it is parked before a person looks at it: who dies
-    /// between parking a message and acknowledging it parks it again.
+    /// The id of a message's dead letter. It is the same each time the message is dead-lettered: a
+    /// process that ends before it acknowledges the message dead-letters it again.
     pub fn id(
         queue: &str,
         message_id: Option<&str>,
@@ -73,15 +74,15 @@ impl DeadLetter {
         Uuid::new_v5(&Uuid::NAMESPACE_OID, &[name.as_bytes(), body].concat())
     }
 
-    /// Where it stands among the others.
+    /// Its position in the list.
     pub fn place(&self) -> DeadLetterCursor {
         DeadLetterCursor { first_failed_at: self.first_failed_at, id: self.id }
     }
 }
 
-/// A message's content: anybody may have written it, so it need not be a text.
+/// A message's body. Other programs may publish messages, so it may not be text.
 ///
-/// It is shown as `payload` where it is one, and else as `payload_base64`.
+/// It is serialised as `payload` if it is text, else as `payload_base64`.
 #[derive(Clone, PartialEq)]
 pub struct Payload(pub Vec<u8>);
 
@@ -115,8 +116,8 @@ impl PartialSchema for Payload {
     fn schema() -> RefOr<Schema> {
         let text = |about| ObjectBuilder::new().schema_type(Type::String).description(Some(about));
         let text_or_null = SchemaType::from_iter([Type::String, Type::Null]);
-        let payload = text("The content, where it is a text.").schema_type(text_or_null);
-        let base64 = text("The content, where it is no text.");
+        let payload = text("The body, if it is text.").schema_type(text_or_null);
+        let base64 = text("The body, if it is not text.");
         ObjectBuilder::new()
             .property("payload", payload)
             .property("payload_base64", base64)
@@ -127,7 +128,7 @@ impl PartialSchema for Payload {
 
 impl ToSchema for Payload {}
 
-/// Where a dead letter stands: the oldest first.
+/// The position of a dead letter in the list, oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct DeadLetterCursor {
@@ -135,7 +136,6 @@ pub struct DeadLetterCursor {
     id: DeadLetterId,
 }
 
-/// Shows it as the cursor of a list.
 impl Display for DeadLetterCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.first_failed_at.as_microsecond(), self.id)
@@ -170,7 +170,7 @@ const INSERT: &str = "
         $7::timestamptz[], $8::integer[], $9::jsonb[], $10::jsonb[], $11::bytea[])
     on conflict (id) do nothing";
 
-/// Keeps dead letters. Those that are kept already change nothing.
+/// Stores dead letters. One that is stored already changes nothing.
 pub async fn insert(tx: &mut PgConnection, letters: &[DeadLetter]) -> Result<()> {
     fn each<'a, T>(letters: &'a [DeadLetter], part: impl FnMut(&'a DeadLetter) -> T) -> Vec<T> {
         letters.iter().map(part).collect()
@@ -192,7 +192,7 @@ pub async fn insert(tx: &mut PgConnection, letters: &[DeadLetter]) -> Result<()>
     Ok(())
 }
 
-/// PostgreSQL stores no U+0000 in a text; the sign for what cannot be shown stands for it.
+/// PostgreSQL cannot store U+0000 in a text: the replacement character takes its place.
 fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
@@ -220,13 +220,13 @@ const LIST: &str = "
 pub async fn list(
     connection: &mut PgConnection,
     queue: Option<&str>,
-    part: PageRequest<DeadLetterCursor>,
+    page: PageRequest<DeadLetterCursor>,
 ) -> Result<Vec<DeadLetter>> {
     let list = sqlx::query_as(LIST)
         .bind(queue.map(storable))
-        .bind(part.after.map(|place| place.first_failed_at.to_sqlx()))
-        .bind(part.after.map(|place| place.id))
-        .bind(part.limit);
+        .bind(page.after.map(|cursor| cursor.first_failed_at.to_sqlx()))
+        .bind(page.after.map(|cursor| cursor.id))
+        .bind(page.limit);
     Ok(list.fetch_all(connection).await?)
 }
 
@@ -234,7 +234,7 @@ const FIND: &str = "
     select id, queue, event, message_id, version, reason, first_failed_at, tries, headers, properties, payload
     from dead_letters where id = $1";
 
-/// One dead letter.
+/// Finds a dead letter.
 pub async fn find(connection: &mut PgConnection, id: DeadLetterId) -> Result<DeadLetter> {
     let found = sqlx::query_as(FIND).bind(id).fetch_optional(connection).await?;
     found.ok_or(Error::NotFound("dead letter"))
@@ -242,7 +242,7 @@ pub async fn find(connection: &mut PgConnection, id: DeadLetterId) -> Result<Dea
 
 const FAIL: &str = "update dead_letters set reason = $2, tries = tries + 1 where id = $1";
 
-/// It was tried once more and could not be applied, for this reason.
+/// Records a failed attempt to redrive it.
 pub async fn fail(tx: &mut PgConnection, id: DeadLetterId, reason: &str) -> Result<()> {
     sqlx::query(FAIL).bind(id).bind(storable(reason)).execute(tx).await?;
     Ok(())
@@ -250,12 +250,12 @@ pub async fn fail(tx: &mut PgConnection, id: DeadLetterId, reason: &str) -> Resu
 
 const DELETE: &str = "delete from dead_letters where id = $1";
 
-/// Forgets it. Says whether it was there.
+/// Deletes it. Returns whether it existed.
 pub async fn delete(tx: &mut PgConnection, id: DeadLetterId) -> Result<bool> {
     Ok(sqlx::query(DELETE).bind(id).execute(tx).await?.rows_affected() == 1)
 }
 
-/// How many there are of each queue that has any.
+/// The number of dead letters by queue, without empty queues.
 pub async fn count(connection: &mut PgConnection) -> Result<Vec<(String, i64)>> {
     let count = "select queue, count(*) from dead_letters group by queue";
     Ok(sqlx::query_as(count).fetch_all(connection).await?)
@@ -268,15 +268,15 @@ mod tests {
     #[test]
     fn a_cursor_reads_back_as_written() {
         let first_failed_at = Timestamp::from_microsecond(1_790_000_000_123_456).unwrap();
-        let place = DeadLetterCursor { first_failed_at, id: Uuid::from_u128(7) };
-        assert_eq!(place.to_string().parse(), Ok(place));
-        for invalid_field in ["", ".", "7", "7.7", "x.00000000-0000-0000-0000-000000000007"] {
-            assert!(invalid_field.parse::<DeadLetterCursor>().is_err(), "{invalid_field}");
+        let cursor = DeadLetterCursor { first_failed_at, id: Uuid::from_u128(7) };
+        assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        for invalid in ["", ".", "7", "7.7", "x.00000000-0000-0000-0000-000000000007"] {
+            assert!(invalid.parse::<DeadLetterCursor>().is_err(), "{invalid}");
         }
     }
 
     #[test]
-    fn a_payload_is_shown_as_the_text_that_it_is_or_else_in_base64() {
+    fn a_payload_is_serialised_as_text_or_in_base64() {
         let shown = |bytes: &[u8]| serde_json::to_value(Payload(bytes.into())).unwrap();
         assert_eq!(shown("{\"id\": \"Вася\"}".as_bytes())["payload"], "{\"id\": \"Вася\"}");
         assert_eq!(shown(b"").as_object().unwrap().len(), 1);
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_text_of_the_database_cannot_hold_is_replaced_everywhere() {
+    fn u_0000_is_replaced_in_names_and_values() {
         let value = serde_json::json!({"a\0": ["\0", {"b": "c\0"}], "n": 1});
         let stored = serde_json::json!({"a\u{fffd}": ["\u{fffd}", {"b": "c\u{fffd}"}], "n": 1});
         assert_eq!(storable_json(&value), stored);

@@ -39,10 +39,12 @@ pub enum Error {
     /// More is asked than can be done; the work was refused, not queued.
     #[error("too much is asked of the {0} now; try again in a moment")]
     Overloaded(Cow<'static, str>),
-    /// Something this depends on is away, or did not answer in time. Whether the work was done is unknown.
+    /// Something this depends on is away, or did not answer in time. Whether the work was done is
+    /// unknown.
     #[error("{0}; try again in a moment")]
     Unavailable(Cow<'static, str>),
-    /// The owner met a bug while at it and was replaced by a fresh one. Whether the work was done is unknown.
+    /// The owner met a bug while at it and was replaced by a fresh one. Whether the work was done
+    /// is unknown.
     #[error("the {0} had to start afresh; try again in a moment")]
     Crashed(&'static str),
     /// Nobody foresaw this. It is logged and it ends its owner; it is never shown to a client.
@@ -102,9 +104,9 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-/// Connection trouble, a database that lets nobody in (now), shutdown, exhausted resources, deadlocks and time limits:
-/// the same statement may succeed later.
-/// Source: PostgreSQL, Appendix A, error codes.
+/// Connection trouble, a database that lets nobody in (now), shutdown, exhausted resources,
+/// deadlocks and time limits: the same statement may succeed later. Source: PostgreSQL, Appendix A,
+/// error codes.
 fn passes_by_itself(error: &dyn DatabaseError) -> bool {
     let code = error.code().unwrap_or_default();
     ["08", "28", "3D", "40", "53", "57"].iter().any(|class| code.starts_with(class))

@@ -1,5 +1,5 @@
-//! The ledger: reconciliation of the three nodes' snapshots. Each difference is reported by subject,
-//! node and figures.
+//! The ledger: reconciliation of the three nodes' snapshots. Each difference is reported by
+//! subject, node and figures.
 
 mod compare;
 mod rows;

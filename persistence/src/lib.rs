@@ -1,6 +1,7 @@
-//! The nouns of the shop: rows, events, queries, migrations, the outbox. The only crate that knows sqlx.
+//! The shop's databases: rows, queries, migrations, events and the outbox. The only crate that uses
+//! sqlx.
 //!
-//! A query takes a `&mut PgConnection`; who calls it begins and commits.
+//! A query takes a `&mut PgConnection`; its caller begins and commits the transaction.
 
 pub mod audit;
 pub mod catalog;

@@ -57,8 +57,8 @@ pub enum MovementKind {
 }
 
 impl Movement {
-    /// The stock of a version of a product. Its id follows from both, so that it is the same on every
-    /// node.
+    /// The stock of a version of a product. Its id follows from both, so that it is the same on
+    /// every node.
     pub fn stocked(product_id: ProductId, version: i64, delta: i64) -> Movement {
         Movement {
             id: Movement::stocked_id(product_id, version),
@@ -97,8 +97,8 @@ impl Movement {
     }
 }
 
-/// A movement as it is received. One that was sent before movements had a kind has a `cause` instead,
-/// a sentence.
+/// A movement as it is received. One that was sent before movements had a kind has a `cause`
+/// instead, a sentence.
 #[derive(Deserialize)]
 struct Received {
     id: Uuid,
@@ -124,7 +124,8 @@ impl TryFrom<Received> for Movement {
     }
 }
 
-/// Parses the `cause` of an old event. The migration `movement_kinds` translates stored causes alike.
+/// Parses the `cause` of an old event. The migration `movement_kinds` translates stored causes
+/// alike.
 fn parse_cause(cause: &str, delta: i64) -> (MovementKind, Option<OrderId>, Option<String>) {
     if cause == "stocked" {
         return (MovementKind::Stocked, None, None);

@@ -1,4 +1,4 @@
-//! The outbox: events committed with the change that caused them, until the broker has confirmed them.
+//! The outbox: events that are committed with their change and not yet confirmed by the broker.
 
 use sqlx::postgres::{PgArguments, PgListener, Postgres};
 use sqlx::query::Query;
@@ -13,13 +13,13 @@ use shop_runtime::{Failpoint, SpanContext};
 /// An event that waits to be published.
 #[derive(Debug, Clone, FromRow)]
 pub struct Waiting {
-    /// Its place in the outbox.
+    /// Its id in the outbox.
     pub id: i64,
-    /// Unique to the event, whatever is repeated.
+    /// Identifies the event, also if it is published again.
     pub message_id: Uuid,
     /// The event's name.
     pub event: String,
-    /// Grows with every change of that one user or product.
+    /// The version of the row that the event is about.
     pub version: i64,
     /// The body, JSON.
     pub body: String,
@@ -64,15 +64,15 @@ const APPEND: &str = "
     insert into outbox (message_id, event, version, body, traceparent)
     select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[])";
 
-/// Writes events into the transaction that causes them. Call it after the rows that they are about are locked,
-/// so that the events of one user or product stand in the order of its changes; and so that the transaction has its number
-/// before its events have theirs, which `Horizon` counts on.
+/// Appends events to the transaction of their change. Call it after the rows that they are about
+/// are locked: then the events of a row have the order of its changes, and the transaction has its
+/// id before its events have theirs, which [`Horizon`] relies on.
 pub async fn append(tx: &mut PgConnection, entries: &[OutboxEvent]) -> Result<()> {
     bind(sqlx::query(APPEND), entries).execute(tx).failpoint("outbox: append").await?;
     Ok(())
 }
 
-/// Gives events to a statement that appends them among other things, as the last five of its values.
+/// Binds events as the last five values of a statement that appends them.
 pub(crate) fn bind<'q>(
     statement: Query<'q, Postgres, PgArguments>,
     entries: &[OutboxEvent],
@@ -85,7 +85,7 @@ pub(crate) fn bind<'q>(
         .bind(entries.iter().map(|entry| entry.trace.map(|t| t.to_string())).collect::<Vec<_>>())
 }
 
-/// How long the outbox is, and how many seconds its oldest event has waited.
+/// The number of events in the outbox, and the age of the oldest in seconds.
 pub async fn backlog(connection: &mut PgConnection) -> Result<(i64, f64)> {
     Ok(sqlx::query_as(BACKLOG).fetch_one(connection).failpoint("outbox: backlog").await?)
 }
@@ -95,17 +95,18 @@ const BACKLOG: &str = "
 
 const LOCK: &str = "select pg_try_advisory_lock(hashtext('shop.outbox'))";
 
-/// The server ends the session of a leader that has gone without a word, so that another can lead. One that lives asks for
-/// more at least every few seconds. What is forgotten need not be so for ever: it would only be published again.
+/// The server ends the session of a leader whose host was lost, so that another can lead; a live
+/// leader queries at least every few seconds. Deletions need not be durable: a lost one only causes
+/// an event to be published again.
 const LEADER: &str = "
     select set_config(name, '20s', false) from pg_settings where name = 'idle_session_timeout';
     set synchronous_commit = off";
 
-/// Both at once, because both are done all the time. What is forgotten is still seen by the same statement. What is left out is
-/// hashed because it is a subquery; a list would be gone through for every row. Each row says which transactions may still
-/// have been under way.
+/// Deletes and reads in one round trip. The same statement still sees the rows that it deletes. The
+/// excluded ids are a subquery because PostgreSQL hashes it; it would compare a list with every
+/// row. Each row says which transactions may still have been open.
 const NEXT: &str = "
-    with forgotten as (delete from outbox where id = any($1))
+    with confirmed as (delete from outbox where id = any($1))
     select id, message_id, event, coalesce(version, id) as version, body, traceparent,
            extract(epoch from created_at)::bigint as seconds,
            (select pg_snapshot_xmin(pg_current_snapshot())::text::bigint) as oldest_open,
@@ -114,7 +115,7 @@ const NEXT: &str = "
 
 /// A row of [`NEXT`].
 #[derive(FromRow)]
-struct Looked {
+struct NextRow {
     #[sqlx(flatten)]
     waiting: Waiting,
     /// Every transaction before this one had ended.
@@ -123,32 +124,33 @@ struct Looked {
     next_to_open: i64,
 }
 
-/// The one reader of a database's outbox: replicas take turns, a lock in the database decides.
+/// The reader of a database's outbox. An advisory lock elects one of the replicas.
 #[derive(Debug)]
 pub struct Reader {
     database: Database,
-    /// Holds the lock, so it is never replaced by another: when it breaks, this reader is over.
+    /// Holds the lock and is never replaced: if it breaks, this reader ends.
     connection: PgConnection,
-    /// Hears of what other replicas commit. Only a hint, so it may reconnect by itself.
+    /// Notifications of other replicas' commits. They are only hints, so it may reconnect.
     hints: PgListener,
     leads: bool,
     horizon: Horizon,
 }
 
-/// Where to look for more. What was forgotten leaves rows that the server passes by, one by one, until it has cleaned up; so
-/// looks begin behind what is settled. Ids are not in the order of commits: what stands up to an event is settled when a look
-/// has covered it after the end of all transactions that may have taken an id before.
+/// Where the next read starts. The server scans deleted rows one by one until it vacuums them, so a
+/// read starts after the rows that are settled. Ids are not in commit order: the rows up to an
+/// event are settled after a read that covered them and began when every transaction that may have
+/// taken a smaller id had ended.
 #[derive(Debug)]
 struct Horizon {
     from: i64,
-    /// The next one to look from, once all transactions before this one have ended.
+    /// The next start, usable once all transactions before the given one have ended.
     next: Option<(i64, i64)>,
 }
 
 impl Horizon {
-    fn saw(&mut self, looked: &[Looked], limit: i64) {
-        let Some(newest) = looked.last() else { return };
-        let covered = if (looked.len() as i64) < limit { i64::MAX } else { newest.waiting.id };
+    fn advance(&mut self, read: &[NextRow], limit: i64) {
+        let Some(newest) = read.last() else { return };
+        let covered = if (read.len() as i64) < limit { i64::MAX } else { newest.waiting.id };
         match self.next {
             None => self.next = Some((newest.waiting.id, newest.next_to_open)),
             Some((id, before)) if newest.oldest_open >= before && covered >= id => {
@@ -160,7 +162,7 @@ impl Horizon {
 }
 
 impl Reader {
-    /// Opens connections of its own.
+    /// Opens its connections, outside the pool.
     pub async fn open(database: &Database) -> Result<Reader> {
         let mut hints = database.listener().failpoint("outbox: open hints").await?;
         within(hints.listen("outbox")).failpoint("outbox: listen").await?;
@@ -177,7 +179,7 @@ impl Reader {
         })
     }
 
-    /// Whether this reader is the one that may publish. Once it is, it stays so for its life.
+    /// Tries to become the leader, which alone may publish. A leader stays one until it ends.
     pub async fn lead(&mut self) -> Result<bool> {
         if !self.leads {
             let lead = sqlx::query_scalar(LOCK).fetch_one(&mut self.connection);
@@ -186,9 +188,9 @@ impl Reader {
         Ok(self.leads)
     }
 
-    /// Forgets what the broker has `confirmed`, and says what to publish next: at most `limit` events, in the outbox's
-    /// order, leaving out those `in_flight`. Forgotten is by their ids: these are not in the order of commits, so there may
-    /// be gaps below them that fill later.
+    /// Deletes the `confirmed` events, and returns the next ones to publish: at most `limit`, in
+    /// the outbox's order, without those `in_flight`. It deletes by id, not up to an id: ids are
+    /// not in commit order, so smaller ones may still appear.
     pub async fn next(
         &mut self,
         confirmed: &[i64],
@@ -198,12 +200,12 @@ impl Reader {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let next = sqlx::query_as(NEXT).bind(confirmed).bind(self.horizon.from);
         let next = next.bind(in_flight).bind(limit).fetch_all(&mut self.connection);
-        let next: Vec<Looked> = within(next).failpoint("outbox: next").await?;
-        self.horizon.saw(&next, limit);
-        Ok(next.into_iter().map(|looked| looked.waiting).collect())
+        let next: Vec<NextRow> = within(next).failpoint("outbox: next").await?;
+        self.horizon.advance(&next, limit);
+        Ok(next.into_iter().map(|row| row.waiting).collect())
     }
 
-    /// Waits until something was committed, here or by another replica. Cancel safe.
+    /// Waits for a commit of this process or of another replica. Cancel safe.
     pub async fn committed(&mut self) -> Result<()> {
         tokio::select! {
             () = self.database.committed() => {}
@@ -212,8 +214,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Tells the replica that leads that something was committed here. Apart from the commit itself,
-    /// because a transaction that notifies makes all others of its kind queue up behind it.
+    /// Notifies the leading replica of a commit. Not in the commit itself, because transactions
+    /// that notify wait for each other.
     pub async fn hint(&mut self) -> Result<()> {
         let hint = sqlx::raw_sql("notify outbox").execute(&mut self.connection);
         within(hint).failpoint("outbox: hint").await?;
@@ -229,34 +231,34 @@ mod tests {
 
     use super::*;
 
-    /// What transactions and the relay do, in turns.
+    /// A step of a transaction or of the relay.
     #[derive(Debug, Clone)]
-    enum OutboxLease {
+    enum Step {
         Begin,
-        /// One of those that are open takes the next place in the outbox.
+        /// An open transaction takes the next id.
         Append(prop::sample::Index),
-        /// One of those that are open ends, and what it has appended is seen from now on.
+        /// An open transaction commits, and its events become visible.
         Commit(prop::sample::Index),
-        /// The relay takes at most so many.
-        Look(i64),
+        /// The relay reads at most this number of events.
+        Read(i64),
     }
 
-    fn turn() -> impl Strategy<Value = OutboxLease> {
+    fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            2 => Just(OutboxLease::Begin),
-            4 => any::<prop::sample::Index>().prop_map(OutboxLease::Append),
-            2 => any::<prop::sample::Index>().prop_map(OutboxLease::Commit),
-            3 => (0..5_i64).prop_map(OutboxLease::Look),
+            2 => Just(Step::Begin),
+            4 => any::<prop::sample::Index>().prop_map(Step::Append),
+            2 => any::<prop::sample::Index>().prop_map(Step::Commit),
+            3 => (0..5_i64).prop_map(Step::Read),
         ]
     }
 
-    /// An outbox, and the relay that empties it.
+    /// An outbox and its relay.
     struct Outbox {
         next_to_open: i64,
         next_id: i64,
         open: BTreeMap<i64, Vec<i64>>,
         waiting: BTreeSet<i64>,
-        taken: Vec<i64>,
+        published: Vec<i64>,
         horizon: Horizon,
     }
 
@@ -265,19 +267,19 @@ mod tests {
             self.waiting.extend(self.open.remove(&transaction).unwrap_or_default());
         }
 
-        fn look(&mut self, limit: i64) {
+        fn read(&mut self, limit: i64) {
             let oldest_open = self.open.keys().next().copied().unwrap_or(self.next_to_open);
             let behind = self.waiting.iter().filter(|id| **id > self.horizon.from);
             let ids: Vec<_> = behind.take(limit as usize).copied().collect();
-            let looked: Vec<_> =
-                ids.iter().map(|id| looked(*id, oldest_open, self.next_to_open)).collect();
-            self.horizon.saw(&looked, limit);
+            let rows: Vec<_> =
+                ids.iter().map(|id| row(*id, oldest_open, self.next_to_open)).collect();
+            self.horizon.advance(&rows, limit);
             self.waiting.retain(|id| !ids.contains(id));
-            self.taken.extend(ids);
+            self.published.extend(ids);
         }
     }
 
-    fn looked(id: i64, oldest_open: i64, next_to_open: i64) -> Looked {
+    fn row(id: i64, oldest_open: i64, next_to_open: i64) -> NextRow {
         let waiting = Waiting {
             id,
             message_id: Uuid::nil(),
@@ -287,44 +289,44 @@ mod tests {
             traceparent: None,
             seconds: 0,
         };
-        Looked { waiting, oldest_open, next_to_open }
+        NextRow { waiting, oldest_open, next_to_open }
     }
 
     proptest! {
         #[test]
-        fn no_event_is_passed_over_in_whatever_order_transactions_end(
-            turns in prop::collection::vec(turn(), 0..200)
+        fn every_event_is_published_whatever_the_order_of_commits(
+            steps in prop::collection::vec(step(), 0..200)
         ) {
             let mut outbox = Outbox {
                 next_to_open: 1,
                 next_id: 1,
                 open: BTreeMap::new(),
                 waiting: BTreeSet::new(),
-                taken: vec![],
+                published: vec![],
                 horizon: Horizon { from: i64::MIN, next: None },
             };
-            for turn in turns {
+            for step in steps {
                 let open: Vec<_> = outbox.open.keys().copied().collect();
-                match turn {
-                    OutboxLease::Begin => {
+                match step {
+                    Step::Begin => {
                         outbox.open.insert(outbox.next_to_open, vec![]);
                         outbox.next_to_open += 1;
                     }
-                    OutboxLease::Append(which) if !open.is_empty() => {
+                    Step::Append(which) if !open.is_empty() => {
                         outbox.open.entry(*which.get(&open)).or_default().push(outbox.next_id);
                         outbox.next_id += 1;
                     }
-                    OutboxLease::Commit(which) if !open.is_empty() => outbox.commit(*which.get(&open)),
-                    OutboxLease::Look(limit) => outbox.look(limit),
+                    Step::Commit(which) if !open.is_empty() => outbox.commit(*which.get(&open)),
+                    Step::Read(limit) => outbox.read(limit),
                     _ => {}
                 }
             }
             for transaction in outbox.open.keys().copied().collect::<Vec<_>>() {
                 outbox.commit(transaction);
             }
-            outbox.look(i64::MAX);
-            outbox.taken.sort_unstable();
-            prop_assert_eq!(outbox.taken, (1..outbox.next_id).collect::<Vec<_>>());
+            outbox.read(i64::MAX);
+            outbox.published.sort_unstable();
+            prop_assert_eq!(outbox.published, (1..outbox.next_id).collect::<Vec<_>>());
         }
     }
 }

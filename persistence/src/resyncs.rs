@@ -1,4 +1,4 @@
-//! Resyncs: when a node's copies of what others own are made anew, and how far that is.
+//! Resyncs: requests to rebuild a node's replicated tables, and their progress.
 
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
@@ -7,40 +7,40 @@ use crate::database::within;
 use crate::stock::Movement;
 use crate::{Database, Result};
 
-/// Identifies what was asked for.
+/// Identifies a request for a resync.
 pub type ResyncId = i64;
 
-/// How much was taken from the other nodes.
+/// The number of rows that were copied from the other nodes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromRow)]
 pub struct Progress {
     /// Users.
     pub users: i64,
-    /// Movements of stock that were missing here, or on the catalog all that there are.
+    /// Stock movements that were missing; on the catalog node, all of them.
     pub movements: i64,
     /// Products.
     pub products: i64,
 }
 
-/// How far a resync is.
+/// A resync and its progress.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct Resync {
-    /// How much was taken.
+    /// The number of rows copied so far.
     #[sqlx(flatten)]
     pub progress: Progress,
-    /// Whether a node works at it: it did so in the last 30 seconds.
+    /// Whether a node worked on it in the last 30 seconds.
     pub is_worked_at: bool,
-    /// Whether it is done.
+    /// Whether it is complete.
     pub done: bool,
-    /// Why the last try did not come to an end.
+    /// Why the last attempt failed.
     pub trouble: Option<String>,
 }
 
-const ASK: &str = "insert into resyncs default values returning id";
+const REQUEST: &str = "insert into resyncs default values returning id";
 
-/// Asks for a resync.
+/// Requests a resync.
 pub async fn ask(database: &Database) -> Result<ResyncId> {
     let mut session = database.session();
-    session.within(async |it| Ok(sqlx::query_scalar(ASK).fetch_one(it).await?)).await
+    session.within(async |it| Ok(sqlx::query_scalar(REQUEST).fetch_one(it).await?)).await
 }
 
 const FIND: &str = "
@@ -48,7 +48,7 @@ const FIND: &str = "
            coalesce(worked_at, asked_at) > clock_timestamp() - interval '30 seconds' as is_worked_at
     from resyncs where id = $1";
 
-/// How far this resync is. Nothing, when the database was emptied meanwhile.
+/// Finds a resync. None if the table was emptied since.
 pub async fn find(database: &Database, id: ResyncId) -> Result<Option<Resync>> {
     let mut session = database.session();
     session.within(async |it| Ok(sqlx::query_as(FIND).bind(id).fetch_optional(it).await?)).await
@@ -57,7 +57,7 @@ pub async fn find(database: &Database, id: ResyncId) -> Result<Option<Resync>> {
 const IS_DUE: &str = "
     select exists (select from resyncs where done_at is null) or not exists (select from resyncs)";
 
-/// Whether a resync was asked for, or was never done.
+/// Whether a requested resync is not complete, or none was ever completed.
 pub async fn is_due(database: &Database) -> Result<bool> {
     let mut session = database.session();
     session.within(async |it| Ok(sqlx::query_scalar(IS_DUE).fetch_one(it).await?)).await
@@ -66,28 +66,28 @@ pub async fn is_due(database: &Database) -> Result<bool> {
 const NEWEST_SALE: &str = "
     select id from stock_movements where kind not in ('stocked', 'adjusted') order by id desc limit 1";
 
-/// The newest sale that this database knows, if any.
+/// The newest movement whose source is the order node.
 pub async fn newest_sale(connection: &mut PgConnection) -> Result<Option<Uuid>> {
     Ok(sqlx::query_scalar(NEWEST_SALE).fetch_optional(connection).await?)
 }
 
-const KNOWN: &str = "select count(*) from stock_movements where id = any($1)";
+const COUNT_KNOWN: &str = "select count(*) from stock_movements where id = any($1)";
 
-/// Whether this database knows all these movements.
+/// Whether this database contains all of the movements.
 pub async fn knows_all(connection: &mut PgConnection, movements: &[Movement]) -> Result<bool> {
     let ids: Vec<_> = movements.iter().map(|movement| movement.id).collect();
-    let known: i64 = sqlx::query_scalar(KNOWN).bind(ids).fetch_one(connection).await?;
+    let known: i64 = sqlx::query_scalar(COUNT_KNOWN).bind(ids).fetch_one(connection).await?;
     Ok(known == movements.len() as i64)
 }
 
-/// The right to resync a database: of its replicas, one has it at a time.
+/// The lease for resyncing a database: one replica holds it at a time.
 #[derive(Debug)]
 pub struct ResyncLease {
-    /// Holds the lock.
+    /// Holds the advisory lock.
     connection: PgConnection,
-    /// The newest that was asked for: it is done with all before it.
+    /// The newest request; completing it completes all before it.
     newest: ResyncId,
-    /// Whether none was ever done here.
+    /// Whether none was ever completed.
     first: bool,
 }
 
@@ -112,7 +112,7 @@ const FAIL: &str = "
 const FINISH: &str = "update resyncs set done_at = now() where id <= $1 and done_at is null";
 
 impl ResyncLease {
-    /// Takes the turn, if a resync is due and no other replica is at it.
+    /// Takes the lease if a resync is due and no other replica holds it.
     pub async fn take(database: &Database) -> Result<Option<ResyncLease>> {
         if !is_due(database).await? {
             return Ok(None);
@@ -122,18 +122,18 @@ impl ResyncLease {
         if !free {
             return Ok(None);
         }
-        // The one who had the turn may just have done it.
+        // The previous holder may just have completed it.
         let (newest, first): (Option<ResyncId>, bool) =
             within(sqlx::query_as(BEGIN).fetch_one(&mut connection)).await?;
         Ok(newest.map(|newest| ResyncLease { connection, newest, first }))
     }
 
-    /// Whether none was ever done here: then nothing in this database is older than its news.
+    /// Whether none was ever completed: then no row of this database is older than its events.
     pub fn is_first(&self) -> bool {
         self.first
     }
 
-    /// Says how far it is.
+    /// Stores the progress.
     pub async fn work(&mut self, progress: Progress) -> Result<()> {
         let Progress { users, movements, products } = progress;
         let work = sqlx::query(WORK).bind(self.newest).bind(users).bind(movements).bind(products);
@@ -141,14 +141,14 @@ impl ResyncLease {
         Ok(())
     }
 
-    /// Says why this try did not come to an end.
+    /// Stores why this attempt failed.
     pub async fn fail(&mut self, trouble: &str) -> Result<()> {
         let fail = sqlx::query(FAIL).bind(self.newest).bind(trouble);
         within(fail.execute(&mut self.connection)).await?;
         Ok(())
     }
 
-    /// Says that it is done.
+    /// Completes it.
     pub async fn finish(mut self) -> Result<()> {
         let finish = sqlx::query(FINISH).bind(self.newest);
         within(finish.execute(&mut self.connection)).await?;

@@ -1,12 +1,13 @@
-//! Sequences: the numbers that are given out once.
+//! Sequences of ids.
 
 use sqlx::PgConnection;
 
 use crate::Result;
 
-/// Near numbers are passed over one by one, because others are given out meanwhile; that nobody does by the hundred
-/// thousand. What lies further than any shop will ever come is made up.
-const PASS_OVER: &str = "
+/// A short distance is skipped id by id, because other transactions take ids at the same time; no
+/// transactions take a hundred thousand of them meanwhile. An id that no shop can reach is ignored:
+/// it is not a real one.
+const SKIP: &str = "
     select case
         when $2 - last > 1000000000000 then last
         when $2 - last > 100000 then setval($1::regclass, $2)
@@ -14,8 +15,8 @@ const PASS_OVER: &str = "
     end
     from (select coalesce(pg_sequence_last_value($1::regclass), 0) as last) as now";
 
-/// Never gives out this number or a smaller one again.
-pub(crate) async fn skip(tx: &mut PgConnection, sequence: &str, number: i64) -> Result<()> {
-    sqlx::query(PASS_OVER).bind(sequence).bind(number).execute(tx).await?;
+/// Advances a sequence so that it never returns this id or a smaller one.
+pub(crate) async fn skip(tx: &mut PgConnection, sequence: &str, id: i64) -> Result<()> {
+    sqlx::query(SKIP).bind(sequence).bind(id).execute(tx).await?;
     Ok(())
 }

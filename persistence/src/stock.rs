@@ -1,6 +1,6 @@
 //! Stock: a sum of movements. The catalog node is the source of what is stocked, the order node of
-//! what is sold. Each applies the other's movements, each once by its id, so that both reach the same
-//! sum, also if events are repeated, late or out of order.
+//! what is sold. Each applies the other's movements, each once by its id, so that both reach the
+//! same sum, also if events are repeated, late or out of order.
 
 use std::collections::{HashMap, HashSet};
 
@@ -55,8 +55,8 @@ impl<'m> Columns<'m> {
 const LOCK_PRODUCTS: &str =
     "select id from products where id = any($1) order by id for no key update";
 
-/// A movement that is stored already changes nothing. A movement of an unknown product is stored and
-/// changes no quantity.
+/// A movement that is stored already changes nothing. A movement of an unknown product is stored
+/// and changes no quantity.
 const APPLY: &str = "
     with fresh as (
         insert into stock_movements (id, product_id, delta, kind, order_id, reason)
@@ -129,8 +129,8 @@ pub(crate) fn check_updated(updated: u64, products: usize) -> Result<()> {
     Err(Error::Internal("stock of a product that does not exist was sold".into()))
 }
 
-/// The events that send movements to the catalog. Movements of one transaction share an event, except
-/// those of a recorded trace: their event continues it.
+/// The events that send movements to the catalog. Movements of one transaction share an event,
+/// except those of a recorded trace: their event continues it.
 pub(crate) fn events(movements: &[(Movement, Option<SpanContext>)]) -> Result<Vec<OutboxEvent>> {
     let recorded = |trace: Option<SpanContext>| trace.filter(|trace| trace.is_recorded());
     let together = |(_, one): &_, (_, next): &_| recorded(*one) == recorded(*next);
@@ -150,8 +150,8 @@ const ADD_PLACEHOLDERS: &str = "
     select id, '', 0, 0, 0, 0, 0 from unnest($1::bigint[]) as id order by id
     on conflict (id) do nothing";
 
-/// A movement that is stored already changes nothing. One that the catalog has as taken over belongs
-/// to its order again if this database contains the order.
+/// A movement that is stored already changes nothing. One that the catalog has as taken over
+/// belongs to its order again if this database contains the order.
 const TAKE_OVER: &str = "
     with missing as (
         insert into stock_movements (id, product_id, delta, kind, order_id, reason)
@@ -176,9 +176,9 @@ const TAKE_OVER: &str = "
     )
     select coalesce(sum(count), 0)::bigint from sums";
 
-/// On the order node: adds sales that the catalog has and this database does not, because it is newer
-/// than they are or was restored from an older backup. Returns how many were added. An unknown product
-/// is not for sale until its update arrives, so none of the stock is sold twice.
+/// On the order node: adds sales that the catalog has and this database does not, because it is
+/// newer than they are or was restored from an older backup. Returns how many were added. An
+/// unknown product is not for sale until its update arrives, so none of the stock is sold twice.
 pub async fn take_over(tx: &mut PgConnection, sold: &[Movement]) -> Result<i64> {
     let columns = Columns::of(sold.iter());
     if let Some(newest) = columns.orders.iter().flatten().max() {

@@ -1,4 +1,4 @@
-//! The auth node's users: who they are, what they may do, and the hash of what they prove it with.
+//! The auth node's users: names, roles and password hashes.
 
 use email_address::{EmailAddress, Options};
 use serde::{Deserialize, Serialize};
@@ -10,19 +10,19 @@ pub use crate::ids::UserId;
 use crate::pages::PageRequest;
 use crate::{Error, InvalidValue, Result};
 
-/// What a user may do.
+/// The role of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "UPPERCASE")]
 #[sqlx(type_name = "text", rename_all = "UPPERCASE")]
 pub enum Role {
-    /// Buys.
+    /// Orders for itself.
     User,
-    /// Runs the shop.
+    /// Administers the shop.
     Admin,
 }
 
 impl Role {
-    /// Reads a role by its name.
+    /// Parses the name of a role.
     pub fn parse(name: String) -> Result<Role, InvalidValue> {
         match name.as_str() {
             "USER" => Ok(Role::User),
@@ -32,28 +32,28 @@ impl Role {
     }
 }
 
-/// A user, as everybody who may see it sees it.
+/// A user, without the password hash.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, FromRow, ToSchema)]
 pub struct User {
     /// Identifies the user, on every node.
     #[schema(value_type = uuid::Uuid)]
     pub id: UserId,
-    /// The name to sign in with, unique whatever its case.
+    /// The name for signing in, unique in any case.
     #[schema(example = "anna")]
     pub username: String,
-    /// The address, unique whatever its case.
+    /// The address, unique in any case.
     #[schema(example = "anna@example.com")]
     pub email: String,
-    /// What the user may do.
+    /// The role.
     pub role: Role,
 }
 
-/// A name to sign in with: 3 to 64 characters, no spaces or control characters.
+/// A name for signing in: 3 to 64 characters, no spaces or control characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Username(String);
 
 impl Username {
-    /// Reads a username.
+    /// Parses a username.
     pub fn parse(text: String) -> Result<Username, InvalidValue> {
         let length = text.chars().count();
         if !(3..=64).contains(&length) {
@@ -66,12 +66,13 @@ impl Username {
     }
 }
 
-/// An email address of at most 254 characters (RFC 5321, 4.5.3.1.3), on a domain with at least one dot.
+/// An email address of at most 254 characters (RFC 5321, 4.5.3.1.3), on a domain with at least one
+/// dot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Email(String);
 
 impl Email {
-    /// Reads an address.
+    /// Parses an address.
     pub fn parse(text: String) -> Result<Email, InvalidValue> {
         if text.chars().count() > 254 {
             return Err(InvalidValue("must be at most 254 characters long".into()));
@@ -85,26 +86,26 @@ impl Email {
     }
 }
 
-/// The form in which names and addresses are compared. Lower case alone is not enough: `STRASSE` is `straße`,
-/// and a sigma at the end of a word has a lower case of its own.
+/// The form in which names and addresses are compared. Lower case alone is not enough: `STRASSE`
+/// equals `straße`, and a sigma at the end of a word has a lower case of its own.
 fn fold(text: &str) -> String {
     text.to_lowercase().to_uppercase().to_lowercase()
 }
 
-/// Somebody who signs up.
+/// A user to add.
 #[derive(Debug, Clone)]
 pub struct NewUser {
-    /// The name to sign in with.
+    /// The name for signing in.
     pub username: Username,
     /// The address.
     pub email: Email,
     /// The bcrypt hash of the password.
     pub password_hash: String,
-    /// What the user may do.
+    /// The role.
     pub role: Role,
 }
 
-/// What a user changes about itself; nothing of what is `None`.
+/// A change of a user's profile. A field that is `None` stays as it is.
 #[derive(Debug, Clone, Default)]
 pub struct Profile {
     /// The new name.
@@ -114,13 +115,13 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Whether nothing is to change.
+    /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
         self.username.is_none() && self.email.is_none()
     }
 }
 
-/// A user and what it proves itself with.
+/// A user and the password hash.
 #[derive(Debug, FromRow)]
 pub struct Credentials {
     /// The user.
@@ -130,7 +131,7 @@ pub struct Credentials {
     pub password_hash: String,
 }
 
-/// A user and how often it has changed.
+/// A user and its version.
 #[derive(Debug, FromRow)]
 pub struct Versioned {
     /// The user.
@@ -140,7 +141,7 @@ pub struct Versioned {
     pub version: i64,
 }
 
-fn taken(error: sqlx::Error) -> Error {
+fn already_exists(error: sqlx::Error) -> Error {
     Error::on_constraint(error, |constraint| match constraint {
         "users_username_key" => Some(Error::AlreadyExists("username")),
         "users_email_key" => Some(Error::AlreadyExists("email")),
@@ -156,7 +157,7 @@ const INSERT: &str = "
 /// Adds a user.
 pub async fn insert(tx: &mut PgConnection, new: &NewUser) -> Result<Versioned> {
     sqlx::query_as(INSERT)
-        .bind(Uuid::now_v7()) // in the order of signing up
+        .bind(Uuid::now_v7()) // ascending in time
         .bind(&new.username.0)
         .bind(fold(&new.username.0))
         .bind(&new.email.0)
@@ -165,7 +166,7 @@ pub async fn insert(tx: &mut PgConnection, new: &NewUser) -> Result<Versioned> {
         .bind(new.role)
         .fetch_one(tx)
         .await
-        .map_err(taken)
+        .map_err(already_exists)
 }
 
 const FIND: &str = "select id, username, email, role from users where id = $1";
@@ -179,13 +180,13 @@ pub async fn find(connection: &mut PgConnection, id: UserId) -> Result<User> {
 const FIND_CREDENTIALS: &str = "
     select id, username, email, role, password_hash from users where username_key = $1";
 
-/// Finds a user by name, whatever its case, with the hash of the password.
+/// Finds a user and the password hash by name, in any case.
 pub async fn find_credentials(
     connection: &mut PgConnection,
     username: &str,
 ) -> Result<Option<Credentials>> {
     if username.contains('\0') {
-        return Ok(None); // PostgreSQL cannot even be asked
+        return Ok(None); // PostgreSQL accepts no such text
     }
     let found = sqlx::query_as(FIND_CREDENTIALS).bind(fold(username)).fetch_optional(connection);
     Ok(found.await?)
@@ -194,9 +195,9 @@ pub async fn find_credentials(
 const LIST: &str = "
     select id, username, email, role from users where id > $1 order by id limit $2";
 
-/// Users, in the order of signing up.
-pub async fn list(connection: &mut PgConnection, part: PageRequest<UserId>) -> Result<Vec<User>> {
-    let list = sqlx::query_as(LIST).bind(part.after.unwrap_or(Uuid::nil())).bind(part.limit);
+/// Users in the order of registration.
+pub async fn list(connection: &mut PgConnection, page: PageRequest<UserId>) -> Result<Vec<User>> {
+    let list = sqlx::query_as(LIST).bind(page.after.unwrap_or(Uuid::nil())).bind(page.limit);
     Ok(list.fetch_all(connection).await?)
 }
 
@@ -219,14 +220,15 @@ pub async fn update(tx: &mut PgConnection, id: UserId, profile: &Profile) -> Res
         .bind(email.as_ref().map(|email| fold(&email.0)))
         .fetch_optional(tx)
         .await
-        .map_err(taken)?;
+        .map_err(already_exists)?;
     updated.ok_or(Error::NotFound("user"))
 }
 
 const LIST_ADMINS: &str = "select id from users where role = 'ADMIN'";
 
-/// Holds the administrators as they are until the transaction ends, and says who they are. One lock for all: row locks
-/// meet in a deadlock when who waits for an administrator is given one who has just ceased to be.
+/// Locks the set of administrators until the transaction ends, and returns them. One advisory lock
+/// protects the set: with row locks, two transactions that each demote the administrator that the
+/// other waits for would deadlock.
 pub async fn lock_admins(tx: &mut PgConnection) -> Result<Vec<UserId>> {
     sqlx::raw_sql("select pg_advisory_xact_lock(hashtext('shop.admins'))")
         .execute(&mut *tx)
@@ -241,7 +243,7 @@ pub async fn has_admin(connection: &mut PgConnection) -> Result<bool> {
     Ok(sqlx::query_scalar(HAS_ADMIN).fetch_one(connection).await?)
 }
 
-/// Lets only one transaction at a time decide whether a first administrator is needed.
+/// Serialises the transactions that decide whether a first administrator is needed.
 pub async fn lock_first_admin(tx: &mut PgConnection) -> Result<()> {
     sqlx::raw_sql("select pg_advisory_xact_lock(hashtext('shop.first_admin'))").execute(tx).await?;
     Ok(())
@@ -251,7 +253,7 @@ const SET_ROLE: &str = "
     update users set role = $2, version = version + 1 where id = $1
     returning id, username, email, role, version";
 
-/// Changes what a user may do.
+/// Changes a user's role.
 pub async fn set_role(tx: &mut PgConnection, id: UserId, role: Role) -> Result<Versioned> {
     let updated = sqlx::query_as(SET_ROLE).bind(id).bind(role).fetch_optional(tx).await?;
     updated.ok_or(Error::NotFound("user"))
@@ -259,7 +261,7 @@ pub async fn set_role(tx: &mut PgConnection, id: UserId, role: Role) -> Result<V
 
 const DELETE: &str = "delete from users where id = $1 returning version + 1";
 
-/// Removes a user; says the version of its end.
+/// Deletes a user. Returns the version of the deletion.
 pub async fn delete(tx: &mut PgConnection, id: UserId) -> Result<i64> {
     let version = sqlx::query_scalar(DELETE).bind(id).fetch_optional(tx).await?;
     version.ok_or(Error::NotFound("user"))
@@ -280,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn case_makes_no_difference_to_any_character() {
+    fn upper_and_lower_case_of_every_character_are_equal() {
         for c in char::MIN..=char::MAX {
             let (lower, upper) = (c.to_lowercase().to_string(), c.to_uppercase().to_string());
             assert!(fold(&lower) == fold(&c.to_string()) && fold(&upper) == fold(&lower), "{c}");

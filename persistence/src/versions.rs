@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-/// The newest update of each row, by the row's key and version. Ascending keys: one statement cannot
-/// upsert a row twice, and transactions that lock rows in the same order cannot deadlock.
+/// The newest update of each row, by the row's key and version. Ascending keys: one statement
+/// cannot upsert a row twice, and transactions that lock rows in the same order cannot deadlock.
 pub(crate) fn newest<K: Ord, T>(
     updates: &[T],
     key_and_version: impl Fn(&T) -> (K, i64),

@@ -8,8 +8,8 @@ use sqlx::postgres::PgListener;
 use super::{Database, within};
 use crate::Result;
 
-/// Counts the commits that change cached lists, of this process and of other replicas. A cache reads
-/// the count before it reads a list: the list is valid while the count stays the same.
+/// Counts the commits that change cached lists, of this process and of other replicas. A cache
+/// reads the count before it reads a list: the list is valid while the count stays the same.
 #[derive(Debug, Clone, Default)]
 pub struct ChangeCounter(Arc<AtomicU64>);
 

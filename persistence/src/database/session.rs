@@ -10,8 +10,8 @@ use sqlx::{Connection, PgConnection};
 use super::{CONNECT_TIMEOUT, Database, STATEMENT_TIMEOUT, UNRESPONSIVE};
 use crate::{Error, Result};
 
-/// A connection that was not checked for longer is checked before it is used. A transaction that was
-/// begun early is used within this time.
+/// A connection that was not checked for longer is checked before it is used. A transaction that
+/// was begun early is used within this time.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A connection that an actor holds between messages, and replaces if it is broken.
@@ -131,8 +131,8 @@ async fn give_back(mut connection: PoolConnection<Postgres>) {
 /// A transaction on a held connection. Its commit wakes the relay.
 ///
 /// Dropped without a commit, it rolls back at once, and the session continues with another
-/// connection. A transaction of sqlx's own would roll back when its connection is used next: on a held
-/// connection, its locks would remain until then.
+/// connection. A transaction of sqlx's own would roll back when its connection is used next: on a
+/// held connection, its locks would remain until then.
 #[derive(Debug)]
 pub struct Transaction<'s> {
     session: &'s mut Session,

@@ -16,9 +16,9 @@ use crate::stock::{self, Movement};
 use crate::{Result, outbox};
 
 /// Locks the products until the transaction ends, and takes ids for orders and items. Customers are
-/// not locked: a user who is deleted before the commit existed when the order was decided. A product
-/// of version 0 is a placeholder. A quantity below zero counts as none: more was taken over than there
-/// was.
+/// not locked: a user who is deleted before the commit existed when the order was decided. A
+/// product of version 0 is a placeholder. A quantity below zero counts as none: more was taken over
+/// than there was.
 const PREPARE: &str = "
     with product as (
         select id, name, price, greatest(quantity, 0) as quantity
@@ -74,8 +74,8 @@ fn missing<T>(needed: usize, pool: &VecDeque<T>) -> i64 {
 /// A movement and the trace that it belongs to.
 type Sale = (Movement, Option<SpanContext>);
 
-/// Decides and places orders in the given order, each in its own trace. The outcome is final once the
-/// transaction commits.
+/// Decides and places orders in the given order, each in its own trace. The outcome is final once
+/// the transaction commits.
 pub async fn place(
     tx: &mut PgConnection,
     orders: &[(&NewOrder, Option<SpanContext>)],
@@ -139,8 +139,8 @@ impl PricedOrder<'_> {
     }
 }
 
-/// Writes orders, items, stock movements and the events about them, and what is left of the products,
-/// in one statement.
+/// Writes orders, items, stock movements and the events about them, and what is left of the
+/// products, in one statement.
 const INSERT: &str = "
     with placed as (
         insert into orders (id, user_id, total_quantity, total_price, status, created_at)
