@@ -5,13 +5,13 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use shop_persistence::audit::{self, AdminAction, AuditEntry};
 use shop_persistence::pages::PageRequest;
-use shop_persistence::{Database, PgConnection, Result, Session};
+use shop_persistence::{Database, PgConnection, Session};
 use shop_runtime::registry::{ActorMetrics, ControlAction};
 use shop_runtime::{Actor, ActorContext, HandlerResult, respond};
 use strum::IntoStaticStr;
 
-use crate::Reply;
 use crate::idempotency::{IdempotencyKey, Replayable, change};
+use crate::{Reply, Result};
 
 /// Messages of the audit log.
 #[derive(Debug, IntoStaticStr)]
@@ -57,7 +57,7 @@ impl Audit {
         let RecordAndApply { admin_action, actor_metrics, action, allowed } = request;
         let write = async |tx: &mut PgConnection| {
             allowed?;
-            audit::insert(tx, &admin_action).await
+            Ok(audit::insert(tx, &admin_action).await?)
         };
         let recorded = change(&mut self.session, key, write).await?;
         if let Replayable::New(AuditEntry { action: name, actor, username, reason, .. }) = &recorded
@@ -78,7 +78,7 @@ impl Audit {
     }
 
     async fn list(&mut self, page: PageRequest<i64>) -> Result<Vec<AuditEntry>> {
-        audit::list(self.session.connection().await?, page).await
+        Ok(audit::list(self.session.connection().await?, page).await?)
     }
 }
 

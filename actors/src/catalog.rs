@@ -9,13 +9,13 @@ use shop_persistence::events::{Event, ProductCreated, ReceivedEvent, StockMoved}
 use shop_persistence::outbox::{self, OutboxEvent};
 use shop_persistence::pages::PageRequest;
 use shop_persistence::stock::{self, Movement};
-use shop_persistence::{Database, InvalidValue, Result, Session};
+use shop_persistence::{Database, InvalidValue, Session};
 use shop_runtime::{Actor, ActorContext, Addr, HandlerResult, respond};
 use strum::IntoStaticStr;
 
-use crate::Reply;
 use crate::idempotency::{IdempotencyKey, Replayable, change};
 use crate::subscriptions::{AnySubscription, Subscription};
+use crate::{Reply, Result};
 
 /// Messages of the catalog.
 #[derive(Debug, IntoStaticStr)]
@@ -53,14 +53,15 @@ impl Catalog {
         new: NewCategory,
         key: Option<IdempotencyKey>,
     ) -> Result<Replayable<Category>> {
-        change(&mut self.session, key, async |tx| catalog::insert_category(tx, &new).await).await
+        change(&mut self.session, key, async |tx| Ok(catalog::insert_category(tx, &new).await?))
+            .await
     }
 
     async fn list_categories(
         &mut self,
         page: PageRequest<CategoryCursor>,
     ) -> Result<Vec<Category>> {
-        catalog::list_categories(self.session.connection().await?, page).await
+        Ok(catalog::list_categories(self.session.connection().await?, page).await?)
     }
 
     async fn add_product(
@@ -87,7 +88,7 @@ impl Catalog {
     }
 
     async fn list_products(&mut self, page: PageRequest<ProductId>) -> Result<Vec<Product>> {
-        catalog::list_products(self.session.connection().await?, page).await
+        Ok(catalog::list_products(self.session.connection().await?, page).await?)
     }
 
     async fn list_products_of(
@@ -95,19 +96,19 @@ impl Catalog {
         id: CategoryId,
         page: PageRequest<ProductId>,
     ) -> Result<Vec<Product>> {
-        catalog::list_products_of(self.session.connection().await?, id, page).await
+        Ok(catalog::list_products_of(self.session.connection().await?, id, page).await?)
     }
 
     async fn apply_movements(&mut self, movements: Vec<Movement>) -> Result<()> {
         let mut tx = self.session.begin().await?;
         stock::apply(&mut tx, &movements).await?;
-        tx.commit().await
+        Ok(tx.commit().await?)
     }
 
     async fn advance_ids(&mut self, newest: ProductId) -> Result<()> {
         let mut tx = self.session.begin().await?;
         catalog::skip(&mut tx, newest).await?;
-        tx.commit().await
+        Ok(tx.commit().await?)
     }
 }
 

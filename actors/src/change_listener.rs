@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use shop_persistence::{ChangeSubscription, Database, Result};
+use shop_persistence::{ChangeSubscription, Database};
 use tokio_util::sync::CancellationToken;
 
 use shop_runtime::{Backoff, HandlerResult, Service, registry::ActorMetrics};
+
+use crate::Result;
 
 /// Advances the change counter when another replica commits a change, which invalidates cached lists.
 #[derive(Debug, Clone)]

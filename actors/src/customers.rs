@@ -4,13 +4,13 @@ use serde_json::{Value, json};
 use shop_persistence::customers::{self, Customer, UserUpdate};
 use shop_persistence::events::{Event, ReceivedEvent, UserCreated, UserDeleted, UserUpdated};
 use shop_persistence::users::UserId;
-use shop_persistence::{Database, InvalidValue, Result, Session};
+use shop_persistence::{Database, InvalidValue, Session};
 use shop_runtime::{Actor, ActorContext, Addr, HandlerResult, respond};
 use strum::IntoStaticStr;
 use tokio::sync::broadcast;
 
-use crate::Reply;
 use crate::subscriptions::{AnySubscription, Subscription};
+use crate::{Reply, Result};
 
 /// Messages of the customers actor.
 #[derive(Debug, IntoStaticStr)]
@@ -46,7 +46,7 @@ impl Customers {
     }
 
     async fn find(&mut self, id: UserId) -> Result<Option<Customer>> {
-        customers::find(self.session.connection().await?, id).await
+        Ok(customers::find(self.session.connection().await?, id).await?)
     }
 }
 

@@ -4,13 +4,13 @@ use serde_json::{Value, json};
 use shop_persistence::dead_letters::{self, DeadLetter, DeadLetterCursor, DeadLetterId};
 use shop_persistence::events::ReceivedEvent;
 use shop_persistence::pages::PageRequest;
-use shop_persistence::{Confirmation, Database, Error, Result, Session};
+use shop_persistence::{Database, Session};
 use shop_runtime::{Actor, ActorContext, HandlerResult, respond};
 use strum::IntoStaticStr;
 
-use crate::Reply;
 use crate::idempotency::{IdempotencyKey, Replayable, change};
 use crate::subscriptions::AnySubscription;
+use crate::{Confirmation, Error, Reply, Result};
 
 /// Messages of the dead-letters actor.
 #[derive(Debug, IntoStaticStr)]
@@ -43,7 +43,7 @@ impl DeadLetters {
     async fn store(&mut self, letters: Vec<DeadLetter>) -> Result<()> {
         let mut tx = self.session.begin().await?;
         dead_letters::insert(&mut tx, &letters).await?;
-        tx.commit().await
+        Ok(tx.commit().await?)
     }
 
     async fn list(
@@ -51,11 +51,11 @@ impl DeadLetters {
         queue: Option<String>,
         page: PageRequest<DeadLetterCursor>,
     ) -> Result<Vec<DeadLetter>> {
-        dead_letters::list(self.session.connection().await?, queue.as_deref(), page).await
+        Ok(dead_letters::list(self.session.connection().await?, queue.as_deref(), page).await?)
     }
 
     async fn find(&mut self, id: DeadLetterId) -> Result<DeadLetter> {
-        dead_letters::find(self.session.connection().await?, id).await
+        Ok(dead_letters::find(self.session.connection().await?, id).await?)
     }
 
     /// Applies the message before the dead letter is deleted. A crash in between leaves a dead

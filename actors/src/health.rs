@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
-use shop_persistence::{Database, Result, Session, dead_letters, outbox};
+use shop_persistence::{Database, Session, dead_letters, outbox};
 use shop_runtime::{Actor, ActorContext, HandlerResult, respond};
 use strum::IntoStaticStr;
 use tokio::time::Instant;
 
-use crate::Reply;
+use crate::{Reply, Result};
 
 /// Messages of the health monitor.
 #[derive(Debug, IntoStaticStr)]
@@ -72,7 +72,7 @@ impl Actor for HealthMonitor {
 
     async fn handle(&mut self, _: &ActorContext<Msg>, message: Msg) -> HandlerResult {
         match message {
-            Msg::Ping(reply) => respond(reply, self.session.ping().await),
+            Msg::Ping(reply) => respond(reply, Ok(self.session.ping().await?)),
             Msg::Read(since, reply) => respond(reply, self.read(since).await),
         }
     }

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 use shop_persistence::idempotency::{self, Key, StoredResponse};
-use shop_persistence::{Database, Error, PgConnection, Result, Session};
+use shop_persistence::{Database, PgConnection, Session};
 use shop_runtime::{Backoff, Failpoint, HandlerResult, Service, registry::ActorMetrics};
 use tokio_util::sync::CancellationToken;
+
+use crate::{Error, Result};
 
 /// The idempotency key of a request, and how its response is stored.
 #[derive(Debug, Clone)]
@@ -110,7 +112,7 @@ impl Service for Sweeper {
             wait = match swept.failpoint("sweeper: swept").await {
                 Ok(swept) if swept.cast_signed() < SWEEP_BATCH => self.idle_pause(),
                 Ok(_) => SWEEP_PAUSE,
-                Err(error) if error.is_internal() => return Err(error.into()),
+                Err(error @ shop_persistence::Error::Internal(_)) => return Err(error.into()),
                 Err(_) => backoff.next_delay(),
             };
         }

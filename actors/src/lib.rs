@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod change_listener;
 pub mod customers;
 pub mod dead_letters;
+mod error;
 pub mod health;
 pub mod idempotency;
 mod metrics;
@@ -13,12 +14,14 @@ pub mod passwords;
 pub mod subscriptions;
 pub mod users;
 
+pub use error::{Error, Result};
 pub use metrics::{Metrics, Readings};
 
 use std::sync::Arc;
 
+use serde::Serialize;
 use shop_persistence::users::{Role, UserId};
-use shop_persistence::{Error, Result};
+use utoipa::ToSchema;
 
 /// Where an actor sends the reply to a message.
 pub type Reply<T> = shop_runtime::Reply<T, Error>;
@@ -46,4 +49,12 @@ impl Caller {
             Err(Error::Forbidden(message))
         }
     }
+}
+
+/// A confirmation in words, where there is nothing else to return.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Confirmation {
+    /// What was done.
+    #[schema(example = "the user is deleted")]
+    pub message: &'static str,
 }

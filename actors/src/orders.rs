@@ -8,9 +8,7 @@ use serde_json::{Value, json};
 use shop_persistence::events::{Event, ProductCreated, ReceivedEvent};
 use shop_persistence::orders::{self, IdPool, Item, ItemId, NewOrder, Order, OrderId, Refusal};
 use shop_persistence::stock::{self, Movement, ProductUpdate};
-use shop_persistence::{
-    Database, Error, FieldError, InvalidValue, PgConnection, Result, Session, idempotency,
-};
+use shop_persistence::{Database, FieldError, InvalidValue, PgConnection, Session, idempotency};
 use shop_runtime::{
     Actor, ActorContext, Addr, BatchLimits, Batcher, Failpoint, Flush, HandlerResult, Span,
     SpanContext, SpanKind, respond,
@@ -20,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::idempotency::{IdempotencyKey, Replayable, change};
 use crate::subscriptions::{AnySubscription, Subscription};
-use crate::{Caller, Reply};
+use crate::{Caller, Error, Reply, Result};
 
 /// The maximum number of orders in one transaction.
 pub const MAX_BATCH: usize = 128;
@@ -152,7 +150,7 @@ impl Orders {
         let outcomes = span.context().scope(transaction).failpoint("place: batch").await;
         span.finish_with(&outcomes);
         let outcomes = match outcomes {
-            Err(error) if error.is_internal() => return Err(error.into()),
+            Err(error @ Error::Internal(_)) => return Err(error.into()),
             Err(error) => {
                 let reason = error.to_string();
                 let refuse = || Err(Error::Unavailable(reason.clone().into()));
@@ -189,7 +187,7 @@ impl Orders {
         for (order, outcome) in undecided {
             let reply = match placed.next().expect("an outcome for every order") {
                 Ok(placed) => Ok(placed),
-                Err(Refusal::Final(error)) => Err(error),
+                Err(Refusal::Final(error)) => Err(error.into()),
                 Err(Refusal::UnknownReference(_)) if retries_left > 0 && order.may_retry() => {
                     retries_left -= 1;
                     *outcome = Some(Outcome::Retry);
@@ -229,7 +227,7 @@ impl Orders {
         let set = async |tx: &mut PgConnection| {
             let owner = orders::lock(tx, id).await?;
             caller.must_be(owner, "the order belongs to another user")?;
-            orders::set_quantity(tx, id, item, quantity).await
+            Ok(orders::set_quantity(tx, id, item, quantity).await?)
         };
         change(&mut self.session, key, set).await
     }
@@ -237,7 +235,7 @@ impl Orders {
     async fn apply_products(&mut self, updates: Vec<ProductUpdate>) -> Result<()> {
         let mut tx = self.session.begin().failpoint("products: begin").await?;
         stock::offer(&mut tx, &updates).await?;
-        tx.commit().failpoint("products: commit").await
+        Ok(tx.commit().failpoint("products: commit").await?)
     }
 
     async fn take_over(&mut self, sales: Vec<Movement>) -> Result<i64> {
@@ -296,7 +294,7 @@ async fn claim_keys(tx: &mut PgConnection, batch: &[Pending]) -> Result<Vec<Opti
     let outcomes = batch.iter().map(|order| {
         let key = &order.key.as_ref()?.key;
         match claims.next().expect("a claim for every key") {
-            Err(error) => Some(Outcome::Reply(Err(error))),
+            Err(error) => Some(Outcome::Reply(Err(error.into()))),
             Ok(Some(response)) => Some(Outcome::Reply(Ok(Replayable::Replay(response)))),
             Ok(None) => (!seen.insert((key.caller, &key.name))).then_some(Outcome::Defer),
         }

@@ -4,11 +4,13 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use shop_persistence::{Error, InvalidValue, Result};
+use shop_persistence::InvalidValue;
 use shop_runtime::SpanContext;
 use shop_runtime::registry::{ActorKind, ActorMetrics, ActorRegistry, Phase};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+
+use crate::{Error, Result};
 
 /// bcrypt ignores further bytes (<https://www.usenix.org/legacy/events/usenix99/provos/provos.pdf>, 4).
 const MAX_BYTES: usize = 72;

@@ -7,8 +7,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use shop_persistence::InvalidValue;
 use shop_persistence::events::ReceivedEvent;
-use shop_persistence::{Error, InvalidValue, Result};
+
+use crate::{Error, Result};
 
 /// The events of one queue, applied to one actor.
 pub trait Subscription: Send + Sync + 'static {

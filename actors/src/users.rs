@@ -5,12 +5,12 @@ use shop_persistence::events::{UserCreated, UserDeleted, UserUpdated};
 use shop_persistence::outbox::{self, OutboxEvent};
 use shop_persistence::pages::PageRequest;
 use shop_persistence::users::{self, Credentials, NewUser, Profile, Role, User, UserId, Versioned};
-use shop_persistence::{Confirmation, Database, Error, Result, Session};
+use shop_persistence::{Database, Session};
 use shop_runtime::{Actor, ActorContext, HandlerResult, respond};
 use strum::IntoStaticStr;
 
-use crate::Reply;
 use crate::idempotency::{IdempotencyKey, Replayable, change};
+use crate::{Confirmation, Error, Reply, Result};
 
 /// Messages of the users actor.
 #[derive(Debug, IntoStaticStr)]
@@ -59,16 +59,16 @@ impl Users {
     }
 
     async fn find(&mut self, id: UserId) -> Result<User> {
-        users::find(self.session.connection().await?, id).await
+        Ok(users::find(self.session.connection().await?, id).await?)
     }
 
     /// Finds a user and the password hash by name, ignoring case.
     pub async fn find_credentials(&mut self, username: String) -> Result<Option<Credentials>> {
-        users::find_credentials(self.session.connection().await?, &username).await
+        Ok(users::find_credentials(self.session.connection().await?, &username).await?)
     }
 
     async fn list(&mut self, page: PageRequest<UserId>) -> Result<Vec<User>> {
-        users::list(self.session.connection().await?, page).await
+        Ok(users::list(self.session.connection().await?, page).await?)
     }
 
     async fn update(
@@ -79,7 +79,7 @@ impl Users {
     ) -> Result<Replayable<User>> {
         change(&mut self.session, key, async |tx| {
             if profile.is_empty() {
-                return users::find(tx, id).await;
+                return Ok(users::find(tx, id).await?);
             }
             let Versioned { user, version } = users::update(tx, id, &profile).await?;
             let updated = OutboxEvent::new(&UserUpdated(user.clone()), version)?;
@@ -129,7 +129,7 @@ impl Users {
 
     /// Whether an administrator exists.
     pub async fn has_admin(&mut self) -> Result<bool> {
-        users::has_admin(self.session.connection().await?).await
+        Ok(users::has_admin(self.session.connection().await?).await?)
     }
 
     /// Creates the first administrator unless one exists; returns whether it did.

@@ -11,9 +11,10 @@ use axum::routing;
 use deserr::Deserr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use shop_actors::Error;
 use shop_actors::audit;
+use shop_persistence::InvalidValue;
 use shop_persistence::audit::{AdminAction, AuditEntry};
-use shop_persistence::{Error, InvalidValue};
 use shop_runtime::registry::{
     ActorRegistry, ActorView, ControlAction, Details, History, Sort, Tree,
 };

@@ -14,7 +14,7 @@ use futures::future::join_all;
 use reqwest::Url;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use shop_persistence::Error;
+use shop_actors::Error;
 use tokio_util::sync::CancellationToken;
 use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;

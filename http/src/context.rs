@@ -8,7 +8,7 @@ use axum::extract::FromRequestParts;
 use axum::http::Extensions;
 use axum::http::request::Parts;
 use shop_actors::Caller;
-use shop_persistence::Error;
+use shop_actors::Error;
 
 use crate::keys::FingerprintKey;
 use crate::problem::Failure;

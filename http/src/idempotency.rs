@@ -7,8 +7,8 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use shop_actors::idempotency::{IdempotencyKey, Replayable};
-use shop_persistence::idempotency::{StoredResponse, Key};
-use shop_persistence::{Error, Result};
+use shop_actors::{Error, Result};
+use shop_persistence::idempotency::{Key, StoredResponse};
 use utoipa::IntoParams;
 use uuid::Uuid;
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 pub use jsonwebtoken::Algorithm;
 use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
+use shop_actors::{Error, Result};
 use shop_persistence::users::{Role, User, UserId};
-use shop_persistence::{Error, Result};
 use shop_runtime::now;
 use uuid::Uuid;
 

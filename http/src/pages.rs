@@ -13,8 +13,9 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::stream::{self, TryStreamExt};
 use serde::{Deserialize, Serialize};
+use shop_actors::Error;
+use shop_persistence::InvalidValue;
 use shop_persistence::pages::PageRequest;
-use shop_persistence::{Error, InvalidValue};
 use utoipa::IntoParams;
 use uuid::Uuid;
 

@@ -76,7 +76,7 @@ pub struct Peer {
 impl Peer {
     async fn read<T: DeserializeOwned>(&self, page: String) -> Result<T> {
         let name = self.name;
-        let token = self.tokens.sign(self.local)?;
+        let token = self.tokens.sign(self.local).map_err(|error| Error::Internal(error.into()))?;
         let request = self.client.get(format!("{}/admin/snapshot/{page}", self.url));
         let path = page.split('?').next().unwrap_or_default();
         let span = format!("GET /admin/snapshot/{path}");

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use shop_persistence::{Error, FieldError};
+use shop_actors::Error;
+use shop_persistence::FieldError;
 use utoipa::{ToResponse, ToSchema};
 
 /// An error (RFC 9457).
@@ -109,6 +110,12 @@ impl Failure {
 
 impl From<shop_runtime::Error> for Failure {
     fn from(error: shop_runtime::Error) -> Failure {
+        Failure::from(Error::from(error))
+    }
+}
+
+impl From<shop_persistence::Error> for Failure {
+    fn from(error: shop_persistence::Error) -> Failure {
         Failure::from(Error::from(error))
     }
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use moka::future::Cache;
+use shop_actors::Result;
 use shop_actors::catalog::Msg;
 use shop_persistence::ChangeCounter;
-use shop_persistence::Result;
 use shop_persistence::catalog::{CategoryCursor, CategoryId, ProductId};
 use shop_persistence::pages::PageRequest;
 use shop_runtime::Addr;

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shop_actors::{catalog, customers, orders};
+use shop_actors::{Error, Result, catalog, customers, orders};
 use shop_persistence::catalog::Offer;
 use shop_persistence::customers::UserUpdate;
 use shop_persistence::resyncs::{self, Progress, ResyncLease};
@@ -14,7 +14,7 @@ use shop_persistence::snapshot::{
     FIRST, FIRST_PRODUCT, LocalSnapshot, Snapshot, Stock, UserRecord,
 };
 use shop_persistence::stock;
-use shop_persistence::{Database, Error, Result, Schema};
+use shop_persistence::{Database, Schema};
 use shop_runtime::registry::ActorMetrics;
 use shop_runtime::{Addr, Backoff, HandlerResult, Service};
 use tokio_util::sync::CancellationToken;
@@ -113,7 +113,7 @@ impl Resync {
     async fn newest_sale(&self) -> Result<Option<Uuid>> {
         let ReplicatedTables::Order(..) = self.tables else { return Ok(None) };
         let mut session = self.database.session();
-        session.within(async |connection| resyncs::newest_sale(connection).await).await
+        Ok(session.within(async |connection| resyncs::newest_sale(connection).await).await?)
     }
 
     /// Whether this is an order node whose database is older than the sales that the catalog node

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use axum::extract::State;
 use serde::Deserialize;
+use shop_actors::Error;
 use shop_persistence::catalog::ProductId;
 use shop_persistence::ledger::Ledger;
 use shop_persistence::snapshot::{
     FIRST, FIRST_PRODUCT, LocalSnapshot, MAX_PAGE_ROWS, Snapshot as _, Stock, Summary, UserRecord,
 };
 use shop_persistence::stock::Movement;
-use shop_persistence::{Database, Error, Schema};
+use shop_persistence::{Database, Schema};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;

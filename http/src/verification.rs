@@ -8,8 +8,8 @@ use foldhash::fast::RandomState;
 use moka::future::Cache;
 use serde::{Deserialize, Serialize};
 use shop_actors::{Caller, customers, users};
+use shop_actors::{Error, Result};
 use shop_persistence::users::{Role, User, UserId};
-use shop_persistence::{Error, Result};
 use shop_runtime::{Addr, now};
 use utoipa::ToSchema;
 

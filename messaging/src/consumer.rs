@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use shop_actors::Error;
 use shop_actors::Metrics;
 use shop_actors::subscriptions::{AnySubscription, AnyUpdate};
-use shop_persistence::Error;
 use shop_persistence::events::EventSpec;
 use shop_runtime::registry::{ActorMetrics, ProcessingGuard};
 use shop_runtime::{Backoff, Failpoint, HandlerResult, Service};
@@ -179,7 +179,7 @@ impl Consumer {
 
     /// Sends the updates to the actor, in the trace of the first message. A temporary failure is
     /// retried without a limit. Meanwhile no further message is taken, and none counts as failed.
-    async fn apply(&self, part: &[Parsed]) -> shop_persistence::Result<()> {
+    async fn apply(&self, part: &[Parsed]) -> shop_actors::Result<()> {
         let first = &part[0].traced;
         let updates: Vec<&AnyUpdate> = part.iter().map(|parsed| &parsed.update).collect();
         let mut backoff = Backoff::default();

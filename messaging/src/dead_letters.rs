@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use shop_actors::Error;
 use shop_actors::dead_letters::Msg;
-use shop_persistence::Error;
 use shop_persistence::dead_letters::{DeadLetter, Payload};
 use shop_runtime::registry::ActorMetrics;
 use shop_runtime::{Addr, Backoff, HandlerResult, Service, now};

@@ -1,85 +1,54 @@
-//! What can go wrong: failures that are answers, and bugs, which are not.
+//! Why a query failed: reasons that are replies to a caller, and bugs.
 
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 
 use sqlx::error::DatabaseError;
 
-/// The result of a query, of an owner's method, of an ask.
+/// The result of a query.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why something was not done. All but [`Error::Internal`] are answers that the asker can act on.
+/// Why a query did nothing, or did not return what was asked for. All but [`Error::Internal`] are
+/// expected.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no such thing.
+    /// There is no such row.
     #[error("no such {0}")]
     NotFound(&'static str),
-    /// A value that must be unique belongs to somebody else.
-    #[error("this {0} is taken; choose another")]
+    /// Another row has the value, which must be unique.
+    #[error("the {0} is taken")]
     AlreadyExists(&'static str),
-    /// What was sent breaks rules: all of them, not the first alone.
+    /// Values break rules: all of them, not only the first.
     #[error("{}", FieldError::list(.0))]
     Invalid(Vec<FieldError>),
-    /// The state of things forbids it.
+    /// The state of the data does not allow it.
     #[error("{0}")]
     Conflict(String),
-    /// The same request is being worked on already.
-    #[error(
-        "a request with this Idempotency-Key is being worked on; ask for its answer in a moment"
-    )]
+    /// Another transaction has claimed the idempotency key.
+    #[error("a request with this idempotency key is in progress")]
     RequestInProgress,
-    /// Another request has this name.
-    #[error("this Idempotency-Key belongs to another request; choose a new one")]
+    /// The idempotency key belongs to another request.
+    #[error("this idempotency key belongs to another request")]
     KeyReused,
-    /// Nobody, or somebody whose credentials are not good (any more).
+    /// A dependency is unavailable or did not respond in time. Whether the work was done is unknown.
     #[error("{0}")]
-    Unauthenticated(&'static str),
-    /// Somebody, but not one who may do this.
-    #[error("{0}")]
-    Forbidden(&'static str),
-    /// More is asked than can be done; the work was refused, not queued.
-    #[error("too much is asked of the {0} now; try again in a moment")]
-    Overloaded(Cow<'static, str>),
-    /// Something this depends on is away, or did not answer in time. Whether the work was done is
-    /// unknown.
-    #[error("{0}; try again in a moment")]
     Unavailable(Cow<'static, str>),
-    /// The owner met a bug while at it and was replaced by a fresh one. Whether the work was done
-    /// is unknown.
-    #[error("the {0} had to start afresh; try again in a moment")]
-    Crashed(&'static str),
-    /// Nobody foresaw this. It is logged and it ends its owner; it is never shown to a client.
+    /// A bug in the program or in its data.
     #[error("bug: {0}")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Error {
-    /// Something is wrong with the program or its data, so whoever met it starts afresh.
-    pub fn is_internal(&self) -> bool {
-        matches!(self, Error::Internal(_))
-    }
-
-    /// The same, for another who waits for the same.
-    pub fn share(&self) -> Error {
-        match self {
-            Error::NotFound(what) => Error::NotFound(what),
-            Error::Unauthenticated(why) => Error::Unauthenticated(why),
-            Error::Overloaded(what) => Error::Overloaded(what.clone()),
-            Error::Unavailable(what) => Error::Unavailable(what.clone()),
-            Error::Crashed(what) => Error::Crashed(what),
-            error => Error::Internal(error.to_string().into()),
-        }
-    }
-
-    /// The answer that the violation of a constraint stands for, by the constraint's name.
+    /// The error that the violation of a constraint means, by the constraint's name.
     pub(crate) fn on_constraint(
         error: sqlx::Error,
-        answer: impl FnOnce(&str) -> Option<Error>,
+        meaning: impl FnOnce(&str) -> Option<Error>,
     ) -> Error {
         let constraint = error.as_database_error().and_then(|error| error.constraint());
-        constraint.and_then(answer).unwrap_or_else(|| error.into())
+        constraint.and_then(meaning).unwrap_or_else(|| error.into())
     }
 
-    /// One broken rule, of one field.
+    /// One field that breaks a rule.
     pub fn invalid_field(field: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Error {
         Error::Invalid(vec![FieldError { field: field.into(), detail: detail.into() }])
     }
@@ -87,83 +56,62 @@ impl Error {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Error {
-        let away = match &error {
+        let temporary = match &error {
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed => true,
-            sqlx::Error::Database(error) => passes_by_itself(error.as_ref()),
+            sqlx::Error::Database(error) => is_temporary(error.as_ref()),
             _ => false,
         };
-        if away {
-            tracing::warn!(error = %error, "the database did not do its work");
-            return Error::Unavailable("the database is away".into());
+        if temporary {
+            tracing::warn!(%error, "query failed because the database is unavailable");
+            return Error::Unavailable("the database is unavailable".into());
         }
         Error::Internal(error.into())
     }
 }
 
-/// Connection trouble, a database that lets nobody in (now), shutdown, exhausted resources,
-/// deadlocks and time limits: the same statement may succeed later. Source: PostgreSQL, Appendix A,
-/// error codes.
-fn passes_by_itself(error: &dyn DatabaseError) -> bool {
+/// A failed connection, a database that accepts no sessions at the moment, shutdown, exhausted
+/// resources, deadlocks and timeouts: the same statement may succeed later.
+/// Source: PostgreSQL, Appendix A, error codes.
+fn is_temporary(error: &dyn DatabaseError) -> bool {
     let code = error.code().unwrap_or_default();
     ["08", "28", "3D", "40", "53", "57"].iter().any(|class| code.starts_with(class))
         || ["25006", "25P03", "55000", "55P03"].contains(&code.as_ref())
 }
 
-/// A rule that a request breaks: which field, and what to do about it.
+/// A field whose value breaks a rule.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct FieldError {
-    /// The path of the field in the body.
+    /// The path of the field.
     #[schema(value_type = String, example = "items[0].quantity")]
     pub field: Cow<'static, str>,
-    /// What is wrong with it, and what is allowed.
+    /// What is wrong with the value, and what is allowed.
     pub detail: String,
 }
 
 impl FieldError {
-    fn list(rules: &[FieldError]) -> String {
-        let rules: Vec<_> =
-            rules.iter().map(|rule| format!("{}: {}", rule.field, rule.detail)).collect();
-        rules.join("; ")
+    /// All errors in one line.
+    pub fn list(errors: &[FieldError]) -> String {
+        let errors: Vec<_> =
+            errors.iter().map(|error| format!("{}: {}", error.field, error.detail)).collect();
+        errors.join("; ")
     }
 }
 
-/// What is wrong with a value, in words that say what is allowed.
+/// What is wrong with a value, and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidValue(pub Cow<'static, str>);
 
 impl InvalidValue {
-    /// The value, if it lies within the range.
-    pub fn unless_within(
-        value: i64,
-        range: std::ops::RangeInclusive<i64>,
-    ) -> Result<i64, InvalidValue> {
+    /// Returns the value if it is within the range.
+    pub fn unless_within(value: i64, range: RangeInclusive<i64>) -> Result<i64, InvalidValue> {
         if range.contains(&value) {
             return Ok(value);
         }
         Err(InvalidValue(format!("must be from {} to {}", range.start(), range.end()).into()))
-    }
-}
-
-impl From<shop_runtime::Error> for Error {
-    fn from(error: shop_runtime::Error) -> Error {
-        use shop_runtime::Error as Runtime;
-        match error {
-            Runtime::Overloaded(actor) => Error::Overloaded(actor.into()),
-            Runtime::Unavailable(why) => Error::Unavailable(why),
-            Runtime::Crashed(actor) => Error::Crashed(actor),
-            Runtime::NotFound => Error::NotFound("actor"),
-            Runtime::NotAllowed(why) => Error::Conflict(why),
-        }
-    }
-}
-
-impl shop_runtime::ReplyError for Error {
-    fn is_internal(&self) -> bool {
-        Error::is_internal(self)
     }
 }

@@ -31,11 +31,3 @@ pub use database::{
 pub use error::{Error, FieldError, InvalidValue, Result};
 pub use migrations::Schema;
 pub use sqlx::PgConnection;
-
-/// What was done, in words, where there is nothing else to show.
-#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
-pub struct Confirmation {
-    /// In words.
-    #[schema(example = "the user is deleted")]
-    pub message: &'static str,
-}

@@ -128,7 +128,7 @@ impl Shop {
             for database in &self.databases {
                 database.relayed().await?;
             }
-            Ok::<_, shop_persistence::Error>(())
+            Ok::<_, shop_actors::Error>(())
         };
         // After the actors have ended, no relay is left to wait for.
         let timeout = if self.root.has_ended() { Duration::ZERO } else { GRACE };

@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
+use shop_actors::Error;
 use shop_actors::dead_letters::Msg;
+use shop_persistence::Database;
 use shop_persistence::dead_letters::{DeadLetter, DeadLetterId};
 use shop_persistence::pages::PageRequest;
-use shop_persistence::{Database, Error};
 use shop_runtime::registry::ActorRegistry;
 use shop_runtime::{Addr, Child, Root};
 
