@@ -8,6 +8,7 @@ pub use jsonwebtoken::Algorithm;
 use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use shop_actors::{Error, Result};
+use shop_persistence::idempotency::FINGERPRINT_VERSION;
 use shop_persistence::users::{Role, User, UserId};
 use shop_runtime::now;
 use uuid::Uuid;
@@ -204,7 +205,7 @@ impl FingerprintKey {
     /// # Errors
     /// If the cryptographic library fails.
     pub fn fingerprint(&self, content: &[u8]) -> Result<String> {
-        hmac(content, &self.0)
+        Ok(format!("{FINGERPRINT_VERSION}{}", hmac(content, &self.0)?))
     }
 }
 

@@ -44,6 +44,10 @@ const FIND: &str = "
     from idempotency_keys join unnest($1::uuid[], $2::text[]) as key (caller, name) using (caller, name)
     where kept_until > now()";
 
+/// Prefix of the fingerprints of this release. Those of an earlier one have another key and cannot
+/// be compared; their responses are replayed without the check until they expire.
+pub const FINGERPRINT_VERSION: &str = "v1.";
+
 #[derive(FromRow)]
 struct ResponseRow {
     caller: UserId,
@@ -51,6 +55,12 @@ struct ResponseRow {
     fingerprint: String,
     status: i16,
     body: Vec<u8>,
+}
+
+impl ResponseRow {
+    fn is_of_another_request(&self, key: &Key) -> bool {
+        self.fingerprint.starts_with(FINGERPRINT_VERSION) && self.fingerprint != key.fingerprint
+    }
 }
 
 /// Claims keys. Returns for each the stored response, or none if this transaction is to respond. A
@@ -70,7 +80,7 @@ pub async fn claim(
         stored.iter().map(|row| ((row.caller, row.name.as_str()), row)).collect();
     let claimed = |(key, locked): (&&Key, bool)| match stored.get(&(key.caller, key.name.as_str()))
     {
-        Some(stored) if stored.fingerprint != key.fingerprint => Err(Error::KeyReused),
+        Some(stored) if stored.is_of_another_request(key) => Err(Error::KeyReused),
         Some(ResponseRow { status, body, .. }) => {
             Ok(Some(StoredResponse { status: *status as u16, body: body.clone() }))
         }
