@@ -298,7 +298,7 @@ async fn a_log_line_of_an_actor_has_the_ids_of_request_and_trace() {
     sqlx::raw_sql(hold).execute(&mut holder).await.unwrap();
     let (id, traceparent) = trace(6);
     order(&admin, &teapot, &traceparent).await.expect(503);
-    let message = "the database did not do its work"; // the lock timed out
+    let message = "query failed because the database is unavailable"; // the lock timed out
     let line = eventually(async || line(&processes[0], message)).await;
     assert_eq!(line["span"]["request.id"], "tea", "{line}");
     assert_eq!(line["span"]["trace.id"], json!(id), "{line}");
